@@ -1,0 +1,118 @@
+"""Mixtures of Gaussians."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vi.families.gaussian import Gaussian
+from vi.module import module
+
+
+@module
+class Mixture:
+    r"""A mixture of K Gaussians of one structure.
+
+    .. math:: q(z) = \sum_k w_k N(z; m_k, Σ_k), \quad w = \operatorname{softmax}(\text{logits})
+
+    The choice of component is not reparameterised but enumerated: `draw` gives draws of every
+    component with weights, so that expectations are differentiable in the logits too, without
+    bias and with less noise than by sampling the component.
+    """
+
+    logits: Float[Array, " K"]
+    components: Gaussian  # every leaf has a leading axis K
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.logits.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Number D of coordinates."""
+        return self.components.loc.shape[-1]
+
+    @property
+    def loc(self) -> Float[Array, " D"]:
+        """Mean of the mixture."""
+        return jax.nn.softmax(self.logits) @ self.components.loc
+
+    def _component(self, k: Array | int) -> Gaussian:
+        return jax.tree.map(lambda leaf: leaf[k], self.components)
+
+    def noise(self, key: Array, num_samples: int) -> Float[Array, "K S E"]:
+        """Unit noise for ``num_samples`` draws of every component."""
+        shape = (self.num_components, num_samples, self._component(0).scale.noise_dim)
+        return jax.random.normal(key, shape, self.components.loc.dtype)
+
+    def draw(
+        self, noise: Float[Array, "K S E"]
+    ) -> tuple[Float[Array, "KS D"], Float[Array, " KS"]]:
+        """Reparameterised draws of every component, weighted by its share of the mixture."""
+        z, weights = jax.vmap(Gaussian.draw)(self.components, noise)
+        shares = jax.nn.softmax(self.logits)[:, None] * weights
+        return z.reshape(-1, self.dim), shares.reshape(-1)
+
+    def sample(self, key: Array, num_samples: int | None = None) -> Float[Array, "*S D"]:
+        """One draw of shape ``(D,)``, or ``num_samples`` of them."""
+        num = num_samples or 1
+        key_which, key_noise = jax.random.split(key)
+        which = jax.random.categorical(key_which, self.logits, shape=(num,))
+        each, _ = jax.vmap(Gaussian.draw)(self.components, self.noise(key_noise, num))
+        z = each[which, jnp.arange(num)]
+        return z[0] if num_samples is None else z
+
+    def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """Log density, in nats; leading axes are draws."""
+        each = jax.vmap(lambda q: q.log_prob(z))(self.components)
+        shares = jax.nn.log_softmax(self.logits).reshape((-1,) + (1,) * (each.ndim - 1))
+        return jax.nn.logsumexp(each + shares, axis=0)
+
+    def sample_and_log_prob(
+        self, key: Array, num_samples: int | None = None
+    ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"]]:
+        """Draws and their log density."""
+        z = self.sample(key, num_samples)
+        return z, self.log_prob(z)
+
+    def covariance(self) -> Float[Array, "D D"]:
+        """Covariance of the mixture: within components plus between them."""
+        weights = jax.nn.softmax(self.logits)
+        within = jnp.einsum("k,kij->ij", weights, jax.vmap(Gaussian.covariance)(self.components))
+        offset = self.components.loc - self.loc
+        return within + jnp.einsum("k,ki,kj->ij", weights, offset, offset)
+
+    def variance(self) -> Float[Array, " D"]:
+        """The diagonal of the covariance."""
+        weights = jax.nn.softmax(self.logits)
+        within = weights @ jax.vmap(Gaussian.variance)(self.components)
+        return within + weights @ (self.components.loc - self.loc) ** 2
+
+
+def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture:
+    """A mixture of the given Gaussians, all of the same structure and dimension.
+
+    Args:
+      components: K ≥ 1 Gaussians.
+      weights: positive, need not sum to one; equal if not given.
+
+    Returns:
+      The family.
+
+    Raises:
+      ValueError: if the components differ in structure.
+
+    Example:
+      >>> import jax.numpy as jnp, vi
+      >>> q = vi.mixture([vi.full_rank(2, loc=jnp.zeros(2)), vi.full_rank(2, loc=jnp.ones(2))])
+      >>> q.num_components, q.dim
+      (2, 2)
+    """
+    if len({jax.tree.structure(c) for c in components}) != 1:
+        raise ValueError(
+            "mixture: expected at least one component, all of one structure; "
+            f"got {components}. Use the same constructor for each."
+        )
+    logits = jnp.zeros(len(components)) if weights is None else jnp.log(jnp.asarray(weights))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
+    return Mixture(logits.astype(stacked.loc.dtype), stacked)

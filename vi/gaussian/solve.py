@@ -1,0 +1,417 @@
+"""The best Gaussian there is: searches from several starts, then refinement of the best.
+
+A host-side state machine. All it decides depends on its state alone, and all that costs runs in
+one jitted function, a chunk of steps, compiled once for targets of the same structure. Random
+rotations are drawn on the host and passed in, which leaves them out of the compilation.
+"""
+
+import enum
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vi.blocks import Groups
+from vi.compile import quick_jit
+from vi.gaussian import refine, search
+from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
+from vi.gaussian.spherical import directions_of, estimate
+from vi.random import host_generator
+from vi.status import Status
+from vi.target import Target
+
+CHUNK = 10  # steps
+MAX_SEARCH_STEPS = 100
+STARTS = (  # uniform within ± the first, with the second as standard deviation
+    (0.1, 1.0),
+    (2.0, 0.1),
+    (2.0, 1.0),
+    (1.0, 0.1),
+    (1.0, 1.0),
+    (2.0, 0.1),
+    (2.0, 1.0),
+    (0.5, 0.3),
+)
+AGREEING = 4  # starts that end in one place and the best one: enough in any case
+MIN_STARTS = 3
+MIN_EFFORT = 2000  # gradients spent on searching before agreement of two starts is enough
+MAX_CYCLES = 4
+CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
+STEP_TOLERANCE = 6e-3  # nats a step of rate one may still gain, for D up to 20
+NOISE_TOLERANCE = 0.02  # nats the noise of the final average may cost
+MAX_DENSE = 1000  # coordinates, for a search with a dense root
+MAX_DIRECTIONS = 64  # in a rotation, beyond that
+
+
+class Phase(enum.IntEnum):
+    """What the state machine is doing."""
+
+    SEARCH = 0
+    REFINE = 1
+    REFINE_RIVAL = 2
+    DONE = 3
+
+
+class Candidate(NamedTuple):
+    """A Gaussian that a search ended with."""
+
+    loc: Array
+    root: Root
+    log_det: Array
+    elbo: float
+
+
+class Window(NamedTuple):
+    """Sums over the steps of the current averaging window, for the stopping test."""
+
+    count: int
+    total: np.ndarray  # sum of residuals
+    squares: float  # sum of their squared norms
+    chunks: int
+    first_order: float  # sums over chunks of the two parts of the variance of the test
+    second_order: float
+    elbo: float  # sum of ELBOs
+
+
+class SolveState(NamedTuple):
+    """Everything the solver knows; a pytree of arrays and numbers, to be checkpointed."""
+
+    phase: int
+    start: int
+    search: search.SearchState
+    refine: refine.RefineState
+    best: Candidate
+    rival: Candidate  # the best that ended elsewhere
+    agreed: int  # starts that ended at the best
+    ends: np.ndarray  # ELBO at which each start ended, NaN where it did not run or failed
+    cycle: int
+    chunk: int  # within the cycle
+    window: Window
+    left: np.ndarray  # nats a step would still gain, their standard error, cost of the noise
+    gradients: int
+    steps: int
+    status: int
+    history: np.ndarray  # ELBO estimates, one a chunk
+    history_steps: np.ndarray
+
+
+@quick_jit
+def _run_chunk(
+    searching: Array,
+    rotations: Array,
+    first: Array,
+    states: tuple[search.SearchState, refine.RefineState],
+    target: Target,
+    tolerance: Array,
+) -> tuple[tuple[search.SearchState, refine.RefineState], Array, Array, Array]:
+    """Up to one step for each rotation, of the search or of the refinement.
+
+    Both look at the density in the same way, so that the model is traced and compiled once.
+    """
+    length, _, dim = rotations.shape
+    blank = jnp.zeros(refine.residual_size(states[1].root), rotations.dtype)
+
+    def step(states: tuple, number: Array) -> tuple:
+        searched, refined = states
+        rotation = jnp.where(searching, searched.rotation - first, number)
+        looking = (searched.next_loc, searched.next_root, searched.next_log_det)
+        root = refined.root.dense() if isinstance(searched.root, DenseRoot) else refined.root
+        here = (refined.loc, root, refined.log_det)
+        place = jax.tree.map(lambda a, b: jnp.where(searching, a, b), looking, here)
+        radius = math.sqrt(dim + 2)
+        seen = estimate(target.value_and_grad, *place, rotations[rotation], radius)
+        states, residual = jax.lax.cond(
+            searching,
+            lambda: ((search.update(seen, searched, tolerance), refined), blank),
+            lambda: _swap(searched, *refine.update(seen, refined)),
+        )
+        return states, (seen.elbo, residual)
+
+    def guarded(states: tuple, number: Array) -> tuple:
+        searched, refined = states
+        supplied = searched.rotation - first < length
+        search_on = (searched.status == Status.RUNNING) & supplied
+        on = jnp.where(searching, search_on, refined.status == Status.RUNNING)
+        idle = (jnp.asarray(jnp.nan, rotations.dtype), blank)
+        return jax.lax.cond(on, step, lambda states, _: (states, idle), states, number)
+
+    states, (elbos, residuals) = jax.lax.scan(guarded, states, jnp.arange(length))
+    return states, elbos, residuals @ residuals.T, jnp.sum(residuals, axis=0)
+
+
+def _swap(searched: search.SearchState, refined: refine.RefineState, residual: Array) -> tuple:
+    return (searched, refined), residual
+
+
+class Solver:
+    """Finds the best Gaussian of one structure for a target."""
+
+    def __init__(
+        self,
+        target: Target,
+        key: Array,
+        structure: str = "full_rank",
+        groups: Groups = (),
+        init: Array | None = None,
+    ):
+        """Set up.
+
+        The search is always for the full-rank Gaussian, from which those of other structures
+        start: their own landscape is harder, since a correlated posterior is ill-conditioned
+        in independent coordinates. Only beyond `MAX_DENSE` coordinates is it diagonal.
+
+        Args:
+          target: the target.
+          key: a key; all draws are made from it on the host.
+          structure: ``"full_rank"``, ``"mean_field"`` or ``"block"``.
+          groups: for ``"block"``, the groups of coordinates.
+          init: where to start first, shape ``(D,)``; random if not given.
+        """
+        self.target = target
+        self.key = key
+        self.structure, self.groups = structure, groups
+        self.dtype = np.dtype(target.layout.dtype)
+        dim = target.dim
+        if dim > MAX_DENSE and structure == "mean_field":
+            self.like: Root = DiagonalRoot(np.ones(dim, self.dtype))
+            self.num_directions = MAX_DIRECTIONS
+        else:
+            self.like = DenseRoot(np.eye(dim, dtype=self.dtype))
+            self.num_directions = dim
+        self.tolerance = self.dtype.type(0.2 * max(1.0, dim / 10))
+        generator = host_generator(key, 0)
+        spreads = np.array([spread for spread, _ in STARTS])
+        self.locs = spreads[:, None] * generator.uniform(-1, 1, (len(STARTS), dim))
+        if init is not None:
+            self.locs[:2] = np.asarray(init)
+
+    def initial(self) -> SolveState:
+        """The state before the first search."""
+        fresh = self._start(0)
+        nowhere = Candidate(fresh.loc, fresh.root, fresh.log_det, -math.inf)
+        refining = self._refining(nowhere)
+        return SolveState(
+            phase=Phase.SEARCH,
+            start=0,
+            search=fresh,
+            refine=refining,
+            best=nowhere,
+            rival=nowhere,
+            agreed=0,
+            ends=np.full(len(STARTS), np.nan),
+            cycle=0,
+            chunk=0,
+            window=_window(refining.root),
+            left=np.full(3, np.nan),
+            gradients=0,
+            steps=0,
+            status=Status.RUNNING,
+            history=np.zeros(0),
+            history_steps=np.zeros(0, int),
+        )
+
+    def _start(self, number: int) -> search.SearchState:
+        scale = STARTS[number][1]
+        root = scaled(self.like, self.dtype.type(scale))
+        loc = self.locs[number].astype(self.dtype)
+        return search.init(loc, root, self.target.dim * math.log(scale))
+
+    def _refining(self, at: Candidate) -> refine.RefineState:
+        """The start of a refinement from the end of a search."""
+        loc, root = np.asarray(at.loc), jax.tree.map(np.asarray, at.root)
+        if not isinstance(root, DenseRoot) or self.structure == "full_rank":
+            return refine.init(loc, root, at.log_det)
+        part = restrict(root, self.structure, self.groups)
+        return refine.init(loc, part, log_det(part), metric=root)
+
+    def _rotations(self, *stream: int) -> np.ndarray:
+        """Directions of a chunk's rotations, the first numbered by the last of ``stream``."""
+        *head, first = stream
+        shape = (self.target.dim, self.num_directions)
+        drawn = [
+            directions_of(host_generator(self.key, *head, first + i).normal(size=shape))
+            for i in range(CHUNK)
+        ]
+        return np.stack(drawn).astype(self.dtype)
+
+    def done(self, state: SolveState) -> bool:
+        """Whether there is nothing left to do."""
+        return state.phase == Phase.DONE
+
+    def advance(self, state: SolveState) -> SolveState:
+        """Run one chunk and decide what comes next."""
+        searching = state.phase == Phase.SEARCH
+        first = int(state.search.rotation)
+        stream = (1, state.start, first) if searching else (2, state.phase, int(state.refine.step))
+        averaging = not searching and state.chunk >= 2**state.cycle
+        before = (state.search, state.refine._replace(averaging=np.bool_(averaging)))
+        after, elbos, gram, total = _run_chunk(
+            np.bool_(searching),
+            self._rotations(*stream),
+            np.int32(first),
+            before,
+            self.target,
+            self.tolerance,
+        )
+        searched, refined = after
+        elbos = np.asarray(elbos, float)
+        taken = int(np.sum(~np.isnan(elbos))) if searching else CHUNK
+        if searching:
+            taken = int(searched.step) - int(state.search.step)
+            elbo = float(searched.found.elbo)
+        else:
+            elbo = float(np.mean(elbos[np.isfinite(elbos)])) if np.isfinite(elbos).any() else math.nan
+        state = state._replace(
+            search=searched,
+            refine=refined,
+            gradients=state.gradients + taken * (2 * self.num_directions + 1),
+            steps=state.steps + taken,
+        )
+        state = state._replace(
+            history=np.append(state.history, elbo),
+            history_steps=np.append(state.history_steps, state.steps),
+        )
+        if searching:
+            return self._after_search(state)
+        if averaging:
+            window = _extend(state.window, np.asarray(gram, float), np.asarray(total, float), elbo)
+            state = state._replace(window=window)
+        return self._after_refine(state._replace(chunk=state.chunk + 1))
+
+    # ---- searching -----------------------------------------------------------------------
+
+    def _after_search(self, state: SolveState) -> SolveState:
+        found = state.search
+        if found.status == Status.RUNNING and found.step < MAX_SEARCH_STEPS:
+            return state
+        end = Candidate(found.loc, found.root, found.log_det, float(found.found.elbo))
+        state = self._record(state, end)
+        number = state.start + 1
+        effort = number >= MIN_STARTS and state.gradients >= MIN_EFFORT
+        enough = state.agreed >= (2 if effort else AGREEING)
+        if number < len(STARTS) and not enough:
+            return state._replace(start=number, search=self._start(number))
+        if not math.isfinite(state.best.elbo):
+            return state._replace(phase=Phase.DONE, status=Status.NONFINITE)
+        return self._begin_refining(state, state.best, Phase.REFINE)
+
+    def _record(self, state: SolveState, end: Candidate) -> SolveState:
+        """Place the end of a search among the candidates."""
+        if not math.isfinite(end.elbo):
+            return state
+        ends = state.ends.copy()
+        ends[state.start] = end.elbo
+        best, rival, agreed = state.best, state.rival, state.agreed
+        if not math.isfinite(best.elbo):
+            best, agreed = end, 1
+        elif self._same(best, end):
+            best, agreed = (end if end.elbo > best.elbo else best), agreed + 1
+        elif end.elbo > best.elbo:
+            best, rival, agreed = end, best, 1
+        elif end.elbo > rival.elbo:
+            rival = end
+        return state._replace(best=best, rival=rival, agreed=agreed, ends=ends)
+
+    def _same(self, a: Candidate, b: Candidate) -> bool:
+        """Whether two searches ended at one optimum, as far as their locations tell."""
+        offset = np.asarray(b.loc, float) - np.asarray(a.loc, float)
+        apart = max(np.sum(_solve(candidate.root, offset) ** 2) for candidate in (a, b))
+        return bool(apart < 40 * self.tolerance)
+
+    # ---- refining ------------------------------------------------------------------------
+
+    def _begin_refining(self, state: SolveState, at: Candidate, phase: Phase) -> SolveState:
+        refining = self._refining(at)
+        window = _window(refining.root)
+        return state._replace(phase=phase, refine=refining, cycle=0, chunk=0, window=window)
+
+    def _after_refine(self, state: SolveState) -> SolveState:
+        """The stopping test, at the end of a cycle of moving and as much averaging."""
+        if state.refine.status == Status.NONFINITE:
+            return self._finish(state, Status.NONFINITE)
+        if state.chunk < 2 ** (state.cycle + 1):
+            return state
+        gain, sem, noise = left = left_to_gain(state.window)
+        state = state._replace(left=np.array(left))
+        tolerance = STEP_TOLERANCE * max(1.0, self.target.dim / 20)
+        moving = gain + CONFIDENCE * sem > tolerance
+        noisy = noise * float(state.refine.gain) > NOISE_TOLERANCE
+        if not (moving or noisy):
+            return self._finish(state, Status.CONVERGED)
+        if state.cycle + 1 == MAX_CYCLES:
+            return self._finish(state, Status.MAX_STEPS)
+        again = state.refine._replace(turns=np.int32(2))
+        return state._replace(refine=again, cycle=state.cycle + 1, chunk=0, window=_window(again.root))
+
+    def _finish(self, state: SolveState, status: Status) -> SolveState:
+        at, window = state.refine, state.window
+        elbo = window.elbo / window.chunks if window.chunks else -math.inf
+        refined = Candidate(at.loc, at.root, at.log_det, elbo)
+        if state.phase == Phase.REFINE:
+            state = state._replace(best=refined, status=status)
+            # A search ends within a few tolerances of its optimum: is the rival's higher?
+            if state.rival.elbo > refined.elbo - 1 - 2 * float(self.tolerance):
+                return self._begin_refining(state, state.rival, Phase.REFINE_RIVAL)
+        elif refined.elbo > state.best.elbo:
+            state = state._replace(best=refined, rival=state.best, status=status)
+        else:
+            state = state._replace(rival=refined)
+        return state._replace(phase=Phase.DONE)
+
+
+def log_det(root: Root) -> float:
+    """``log |det L|`` on the host."""
+    if isinstance(root, DiagonalRoot):
+        return float(np.sum(np.log(np.abs(root.diagonal))))
+    if isinstance(root, DenseRoot):
+        return float(np.linalg.slogdet(np.asarray(root.matrix, float))[1])
+    return sum(map(log_det, root.blocks))
+
+
+def _window(root: Root) -> Window:
+    return Window(0, np.zeros(refine.residual_size(root)), 0.0, 0, 0.0, 0.0, 0.0)
+
+
+def left_to_gain(window: Window) -> tuple[float, float, float]:
+    r"""What a natural-gradient step would still gain, estimated from a window of residuals.
+
+    With residuals R_i of mean R the gain is ½‖R‖² to second order; its U-statistic
+    :math:`\tfrac{1}{2n(n-1)} \sum_{i\ne j} R_i^T R_j` has no bias from the noise.
+
+    Args:
+      window: sums over n residuals.
+
+    Returns:
+      The estimate, its standard error, and what the noise of one step costs, in nats.
+    """
+    n = window.count
+    mean = (float(np.sum(window.total**2)) - window.squares) / (n * (n - 1))
+    variance = 4 * window.first_order / window.chunks / n
+    variance += 2 * window.second_order / window.chunks / (n * (n - 1))
+    noise = max(window.squares / n - max(mean, 0.0), 0.0)
+    return 0.5 * mean, 0.5 * math.sqrt(variance), 0.5 * noise
+
+
+def _extend(window: Window, gram: np.ndarray, total: np.ndarray, elbo: float) -> Window:
+    off = gram - np.diag(np.diag(gram))
+    n = len(gram)
+    projections = off.sum(1) / (n - 1)
+    return Window(
+        count=window.count + n,
+        total=window.total + total,
+        squares=window.squares + float(np.trace(gram)),
+        chunks=window.chunks + 1,
+        first_order=window.first_order + float(projections.var(ddof=1)),
+        second_order=window.second_order + float((off**2).sum() / (n * (n - 1))),
+        elbo=window.elbo + elbo,
+    )
+
+
+def _solve(root: DenseRoot | DiagonalRoot, x: np.ndarray) -> np.ndarray:
+    """``L⁻¹ x`` on the host."""
+    if isinstance(root, DiagonalRoot):
+        return x / np.asarray(root.diagonal, float)
+    return np.linalg.solve(np.asarray(root.matrix, float), x)

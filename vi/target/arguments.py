@@ -1,0 +1,84 @@
+"""Splitting a call's arguments into data, which JAX traces, and structure, which it does not."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ByIdentity:
+    """Makes an unhashable object a static value: equal only to itself."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, ByIdentity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+_DATA = object()  # stands for a leaf that is data
+
+
+def is_data(leaf: Any) -> bool:
+    """Whether a leaf is numeric data: an array of numbers or keys, or a Python float.
+
+    Python integers, booleans and strings are structure: models use them as shapes and switches.
+    """
+    if isinstance(leaf, (float, complex, np.floating, jax.Array)):
+        return True
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc"
+
+
+class Arguments:
+    """The static part of ``(args, kwargs)``; hashable, so that equal calls share compiled code."""
+
+    def __init__(self, args: tuple, kwargs: dict, *, bake: bool = False):
+        """Describe a call.
+
+        Args:
+          args: positional arguments.
+          kwargs: keyword arguments.
+          bake: treat data as structure too, for models that look at their data's values.
+        """
+        leaves, self.treedef = jax.tree.flatten((args, kwargs))
+        self.static = tuple(
+            _DATA if is_data(x) and not bake else self._hashable(x) for x in leaves
+        )
+
+    @staticmethod
+    def _hashable(leaf: Any) -> tuple:
+        try:
+            hash(leaf)
+        except TypeError:
+            leaf = ByIdentity(leaf)
+        return (type(leaf), leaf)
+
+    def data(self, args: tuple, kwargs: dict) -> list[jax.Array]:
+        """The data leaves of a call of this structure, as JAX arrays."""
+        leaves = jax.tree.leaves((args, kwargs))
+        return [
+            jnp.asarray(x) for x, s in zip(leaves, self.static, strict=True) if s is _DATA
+        ]
+
+    def join(self, data: list) -> tuple[tuple, dict]:
+        """Put data leaves back: the inverse of `data`."""
+        rest = iter(data)
+        leaves = []
+        for s in self.static:
+            value = next(rest) if s is _DATA else s[1]
+            leaves.append(value.value if isinstance(value, ByIdentity) else value)
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def __eq__(self, other: Any) -> bool:
+        return (
+            isinstance(other, Arguments)
+            and self.treedef == other.treedef
+            and self.static == other.static
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, self.static))

@@ -1,0 +1,230 @@
+"""A NumPyro model as a log density over unconstrained values of its latent sites."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+from numpyro.distributions.util import sum_rightmost
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.util import log_density
+
+from vi.errors import TargetError
+from vi.target.arguments import Arguments
+from vi.target.layout import Layout
+
+Sites = dict[str, jax.Array]
+
+
+class NumPyroModel:
+    """The static half of a target: the model, its structure, and how to evaluate it on data.
+
+    Equal calls share one instance, and hence one compilation; the data are arguments.
+    """
+
+    def __init__(self, model: Callable, arguments: Arguments, data: list):
+        """Trace the model abstractly once to learn its sites.
+
+        Args:
+          model: a function with NumPyro primitives.
+          arguments: the static part of the arguments.
+          data: the data leaves, or their shapes and dtypes.
+
+        Raises:
+          TargetError: if a site cannot be part of a density.
+        """
+        self.model = model
+        self.arguments = arguments
+        self.plates: dict[str, tuple[int, int]] = {}
+        self.all_rows = True  # whether subsampled plates can be run on all their indices
+        found = self._probe(data)
+        if self.plates:
+            try:
+                found = self._probe(data)
+            except (ValueError, TypeError):  # the data are already a minibatch
+                self.all_rows = False
+                found = self._probe(data)
+        self.layout = Layout(
+            tuple(found), tuple(found.values()), jnp.result_type(float).name
+        )
+        if not self.layout.dim:
+            raise TargetError(
+                "vi.target: expected a model with at least one continuous latent site; it has "
+                "none (D = 0). Add a numpyro.sample statement without obs, or check that the "
+                "data are not conditioned on every site."
+            )
+
+    # ---- structure -----------------------------------------------------------------------
+
+    def _probe(self, data: list) -> dict[str, tuple[int, ...]]:
+        """Names and unconstrained shapes of the latent sites."""
+        found: dict[str, tuple[int, ...]] = {}
+
+        def run(data: list) -> None:
+            args, kwargs = self.arguments.join(data)
+            model = seed(self.model, jax.random.key(0))
+            model = substitute(model, substitute_fn=self._probe_site)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="subsample_size does not match")
+                sites = trace(model).get_trace(*args, **kwargs)
+            for name, site in sites.items():
+                if site["type"] == "plate":
+                    size, batch = site["args"]
+                    if batch is not None and batch < size:
+                        self.plates[name] = (size, batch)
+                elif site["type"] in ("param", "mutable"):
+                    raise TargetError(
+                        f"vi.target: expected only sample sites; got numpyro.{site['type']} "
+                        f"site '{name}'. Give it a prior (numpyro.sample), or train it with vi.SVI."
+                    )
+                elif site["type"] == "sample" and not site["is_observed"]:
+                    transform = biject_to(site["fn"].support)
+                    found[name] = tuple(transform.inverse_shape(jnp.shape(site["value"])))
+
+        jax.eval_shape(run, data)
+        return found
+
+    def _probe_site(self, site: dict) -> jax.Array | None:
+        if site["type"] == "plate":
+            return self._indices(None).get(site["name"])
+        if site["type"] != "sample" or site["is_observed"]:
+            return None
+        name, fn = site["name"], site["fn"]
+        if fn.support is not None and fn.support.is_discrete:
+            raise TargetError(
+                f"vi.target: expected continuous latent sites; got discrete site '{name}' "
+                f"({type(fn).__name__}). Sum it out in the model (for a mixture, "
+                "dist.MixtureSameFamily or numpyro.factor with logsumexp), or fit the model with "
+                "vi.SVI, a guide for that site and numpyro.infer.TraceGraph_ELBO."
+            )
+        while isinstance(fn, (dist.Independent, dist.ExpandedDistribution)):
+            fn = fn.base_dist
+        if isinstance(fn, dist.Delta):
+            raise TargetError(
+                f"vi.target: expected latent sites with a density; got Delta site '{name}'. "
+                "Use numpyro.deterministic for values that are functions of other sites."
+            )
+        try:
+            transform = biject_to(site["fn"].support)
+        except NotImplementedError:
+            raise TargetError(
+                f"vi.target: expected a support with a bijection to the reals; site '{name}' has "
+                f"{site['fn'].support}. Register one with numpyro.distributions.biject_to."
+            ) from None
+        return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
+
+    # ---- evaluation ----------------------------------------------------------------------
+
+    def _indices(self, key: jax.Array | None) -> dict[str, jax.Array]:
+        """Rows of each subsampled plate: all of them, or a random minibatch.
+
+        A minibatch is drawn with replacement: unbiased, and O(batch) whatever the plate's size.
+        """
+        if not self.all_rows:
+            return {}
+        out = {}
+        for i, (name, (size, batch)) in enumerate(self.plates.items()):
+            if key is None:
+                out[name] = jnp.arange(size)
+            else:
+                out[name] = jax.random.randint(jax.random.fold_in(key, i), (batch,), 0, size)
+        return out
+
+    def _trace(self, data: list, values: Sites, key: jax.Array | None) -> tuple[jax.Array, dict]:
+        """Log density over the unconstrained values, and the model's trace there."""
+        indices = self._indices(key)
+        minibatch = indices if key is not None else {}
+
+        def fill(site: dict) -> Any:
+            if site["type"] == "plate":
+                return indices.get(site["name"])
+            if site["type"] == "sample" and not site["is_observed"] and site["name"] in values:
+                return _fill_site(site, values[site["name"]], minibatch)
+            return None
+
+        args, kwargs = self.arguments.join(data)
+        model = seed(self.model, jax.random.key(0) if key is None else key)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            return log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
+
+    def log_density(self, data: list, z: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Log joint density at one unconstrained vector ``z`` of shape ``(D,)``.
+
+        Args:
+          data: data leaves.
+          z: shape ``(D,)``.
+          key: if given, subsampled plates draw a minibatch and the result is an unbiased
+            estimate; otherwise all rows are used.
+
+        Returns:
+          Shape ``()``, nats, log-Jacobians of the constraining maps included.
+        """
+        return self._trace(data, self.layout.unravel(z), key)[0]
+
+    def constrain(self, data: list, z: jax.Array) -> Sites:
+        """Constrained values of the latent sites and of the deterministic sites at ``z``."""
+        _, sites = self._trace(data, self.layout.unravel(z), None)
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if name in self.layout.names or site["type"] == "deterministic"
+        }
+
+    def unconstrain(self, data: list, values: Sites) -> jax.Array:
+        """The unconstrained vector ``z`` at which the latent sites have the given values."""
+        args, kwargs = self.arguments.join(data)
+        found = {}
+
+        def fill(site: dict) -> Any:
+            if site["type"] == "plate":
+                return self._indices(None).get(site["name"])
+            if site["type"] == "sample" and not site["is_observed"]:
+                value = jnp.asarray(values[site["name"]], self.layout.dtype)
+                value = jnp.broadcast_to(value, site["fn"].shape())
+                found[site["name"]] = biject_to(site["fn"].support).inv(value)
+                return value
+            return None
+
+        model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            trace(model).get_trace(*args, **kwargs)
+        return self.layout.ravel(found)
+
+    def log_factors(self, data: list, z: jax.Array) -> dict[str, jax.Array]:
+        """Log density of each site at ``z``, by site and not summed, to tell which is at fault."""
+        _, sites = self._trace(data, self.layout.unravel(z), None)
+        return {
+            name: site["fn"].log_prob(site["value"])
+            for name, site in sites.items()
+            if site["type"] == "sample"
+        }
+
+
+def _fill_site(site: dict, u: jax.Array, minibatch: dict[str, jax.Array]) -> jax.Array:
+    """Constrained value of a site from its unconstrained one; adds the log-Jacobian as a factor."""
+    fn = site["fn"]
+    transform = biject_to(fn.support)
+    event_dim = len(fn.event_shape) - (transform.codomain.event_dim - transform.domain.event_dim)
+    step = site["infer"].get("_scan_current_index")  # inside numpyro's scan: one item of a series
+    if step is not None and jnp.ndim(u) > len(fn.batch_shape) + event_dim:
+        u = u[step]
+    for frame in site["cond_indep_stack"]:
+        if frame.name in minibatch:
+            u = jnp.take(u, minibatch[frame.name], axis=frame.dim - event_dim)
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is constraints.real:
+        return u
+    value = transform(u)
+    log_det = transform.log_abs_det_jacobian(u, value)
+    extra = jnp.ndim(log_det) - jnp.ndim(value) + len(fn.event_shape)
+    numpyro.factor(f"_{site['name']}_log_det", sum_rightmost(log_det, extra))
+    return value
