@@ -1,10 +1,40 @@
-"""Variational inference: from a model to a posterior with a verdict."""
+"""Variational inference: from a NumPyro model or a log density to a posterior with a verdict."""
 
 from vi import gaussian
+from vi.errors import CheckpointError, FitError, NonFiniteTargetError, TargetError
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field, mixture
+from vi.fit import fit
+from vi.posterior import Posterior
+from vi.program import Objective, Pathwise, StickingTheLanding, elbo, objective
+from vi.saved import load
+from vi.status import Status
+from vi.svi import SVI
 from vi.target import Target, target
 
 __all__ = [
-    "Delta", "Gaussian", "Mixture", "Target", "block", "full_rank", "gaussian", "low_rank",
-    "mean_field", "mixture", "target",
+    "CheckpointError",
+    "SVI",
+    "Delta",
+    "FitError",
+    "Gaussian",
+    "Mixture",
+    "NonFiniteTargetError",
+    "Objective",
+    "Pathwise",
+    "Posterior",
+    "Status",
+    "StickingTheLanding",
+    "Target",
+    "TargetError",
+    "block",
+    "elbo",
+    "fit",
+    "full_rank",
+    "gaussian",
+    "load",
+    "low_rank",
+    "mean_field",
+    "mixture",
+    "objective",
+    "target",
 ]

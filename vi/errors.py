@@ -17,6 +17,14 @@ class NonFiniteTargetError(TargetError):
     """The log density or its gradient is not finite wherever the fit tried to start."""
 
 
+class FitError(RuntimeError):
+    """A fit broke down and was asked to raise; ``posterior`` holds the last good state."""
+
+    def __init__(self, message: str, posterior: Any):
+        super().__init__(message)
+        self.posterior = posterior
+
+
 class CheckpointError(ValueError):
     """A file is not a complete checkpoint or posterior of the expected structure."""
 

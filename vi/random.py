@@ -41,6 +41,20 @@ def fast_key(key: Array) -> Array:
     return jax.random.wrap_key_data(jnp.resize(data, (4,)), impl="rbg")
 
 
+def host_words(key: Array) -> list[int]:
+    """The data of a typed or legacy key, as Python integers.
+
+    Raises:
+      TypeError: if ``key`` is not a key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    elif dtype != jnp.uint32:
+        raise TypeError(f"expected a key from jax.random.key; got {key!r}.")
+    return [int(word) for word in np.asarray(key).reshape(-1)]
+
+
 def host_generator(key: Array, *stream: int) -> np.random.Generator:
     """A NumPy generator seeded by a key: for the few draws made on the host, at no compilation.
 
@@ -51,6 +65,5 @@ def host_generator(key: Array, *stream: int) -> np.random.Generator:
     Returns:
       The generator; the same for the same arguments.
     """
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = np.asarray(jax.random.key_data(key) if typed else key).reshape(-1)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([*map(int, words), *stream])))
+    seed = np.random.SeedSequence([*host_words(key), *stream])
+    return np.random.Generator(np.random.Philox(seed))

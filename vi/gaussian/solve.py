@@ -6,8 +6,9 @@ rotations are drawn on the host and passed in, which leaves them out of the comp
 """
 
 import enum
+import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,18 @@ from jaxtyping import Array
 
 from vi.blocks import Groups
 from vi.compile import quick_jit
+from vi.families import Gaussian
 from vi.gaussian import refine, search
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
 from vi.gaussian.spherical import directions_of, estimate
+from vi.gaussian.whitening import scale_of
+from vi.provenance import data_digest, key_words
 from vi.random import host_generator
 from vi.status import Status
 from vi.target import Target
 
 CHUNK = 10  # steps
+ROTATIONS = 4  # supplied for a chunk of the search, which uses each for a few steps
 MAX_SEARCH_STEPS = 100
 STARTS = (  # uniform within ± the first, with the second as standard deviation
     (0.1, 1.0),
@@ -35,9 +40,9 @@ STARTS = (  # uniform within ± the first, with the second as standard deviation
     (2.0, 1.0),
     (0.5, 0.3),
 )
-AGREEING = 4  # starts that end in one place and the best one: enough in any case
-MIN_STARTS = 3
-MIN_EFFORT = 2000  # gradients spent on searching before agreement of two starts is enough
+AGREEING = 4  # starts that end in one place, the best: enough in any case
+EFFORT = 2000  # gradients of searching after which two such starts are enough
+MAX_EFFORT = 10_000  # gradients of searching after which no start is added to three
 MAX_CYCLES = 4
 CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
 STEP_TOLERANCE = 6e-3  # nats a step of rate one may still gain, for D up to 20
@@ -132,7 +137,7 @@ def _run_chunk(
 
     def guarded(states: tuple, number: Array) -> tuple:
         searched, refined = states
-        supplied = searched.rotation - first < length
+        supplied = searched.rotation - first < ROTATIONS
         search_on = (searched.status == Status.RUNNING) & supplied
         on = jnp.where(searching, search_on, refined.status == Status.RUNNING)
         idle = (jnp.asarray(jnp.nan, rotations.dtype), blank)
@@ -227,15 +232,43 @@ class Solver:
         part = restrict(root, self.structure, self.groups)
         return refine.init(loc, part, log_det(part), metric=root)
 
-    def _rotations(self, *stream: int) -> np.ndarray:
-        """Directions of a chunk's rotations, the first numbered by the last of ``stream``."""
+    def _rotations(self, count: int, *stream: int) -> np.ndarray:
+        """Directions of a chunk's first rotations, numbered from the last of ``stream`` on."""
         *head, first = stream
         shape = (self.target.dim, self.num_directions)
-        drawn = [
-            directions_of(host_generator(self.key, *head, first + i).normal(size=shape))
-            for i in range(CHUNK)
-        ]
-        return np.stack(drawn).astype(self.dtype)
+        drawn = np.zeros((CHUNK, *shape[::-1]), self.dtype)
+        for i in range(count):
+            drawn[i] = directions_of(host_generator(self.key, *head, first + i).normal(size=shape))
+        return drawn
+
+    def info(self, state: SolveState) -> dict[str, Any]:
+        """Step, ELBO as the last chunk saw it, and gradients so far."""
+        elbo = float(state.history[-1]) if len(state.history) else math.nan
+        return {"step": state.steps, "elbo": elbo, "gradients": state.gradients}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree on."""
+        layout = self.target.layout
+        return {
+            "kind": "gaussian",
+            "structure": [self.structure, list(map(list, self.groups))],
+            "sites": [list(layout.names), list(map(list, layout.shapes))],
+            "data": data_digest(self.target),
+            "key": key_words(self.key),
+            "starts": hashlib.sha256(self.locs.tobytes()).hexdigest()[:16],
+        }
+
+    def result(self, state: SolveState) -> Gaussian:
+        """The best Gaussian so far: of the refinement under way, a finished one, or a search."""
+        if state.phase == Phase.REFINE:
+            at = state.refine
+        elif state.phase == Phase.SEARCH and not math.isfinite(state.best.elbo):
+            at = self._refining(state.search)
+        elif state.phase == Phase.SEARCH:
+            at = self._refining(state.best)
+        else:
+            at = state.best
+        return Gaussian(jnp.asarray(at.loc), scale_of(at.root))
 
     def done(self, state: SolveState) -> bool:
         """Whether there is nothing left to do."""
@@ -245,12 +278,15 @@ class Solver:
         """Run one chunk and decide what comes next."""
         searching = state.phase == Phase.SEARCH
         first = int(state.search.rotation)
-        stream = (1, state.start, first) if searching else (2, state.phase, int(state.refine.step))
+        if searching:
+            rotations = self._rotations(ROTATIONS, 1, state.start, first)
+        else:
+            rotations = self._rotations(CHUNK, 2, state.phase, int(state.refine.step))
         averaging = not searching and state.chunk >= 2**state.cycle
         before = (state.search, state.refine._replace(averaging=np.bool_(averaging)))
         after, elbos, gram, total = _run_chunk(
             np.bool_(searching),
-            self._rotations(*stream),
+            rotations,
             np.int32(first),
             before,
             self.target,
@@ -290,8 +326,8 @@ class Solver:
         end = Candidate(found.loc, found.root, found.log_det, float(found.found.elbo))
         state = self._record(state, end)
         number = state.start + 1
-        effort = number >= MIN_STARTS and state.gradients >= MIN_EFFORT
-        enough = state.agreed >= (2 if effort else AGREEING)
+        enough = state.agreed >= (2 if state.gradients >= EFFORT else AGREEING)
+        enough |= number >= 3 and state.gradients >= MAX_EFFORT
         if number < len(STARTS) and not enough:
             return state._replace(start=number, search=self._start(number))
         if not math.isfinite(state.best.elbo):

@@ -7,6 +7,7 @@ second-order rules needs, so each of them is a plain optax transformation of los
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vi.families.gaussian import Gaussian
@@ -38,14 +39,15 @@ def root_of(q: Gaussian, owner: str) -> Root:
 
 
 def scale_of(root: Root) -> DiagonalScale | DenseScale | BlockScale:
-    """The scale whose root this is; a dense root is turned lower triangular if it is not."""
+    """The scale whose root this is, a dense one made lower triangular. Runs on the host."""
     if isinstance(root, DiagonalRoot):
-        return DiagonalScale.of(jnp.abs(root.diagonal))
+        return DiagonalScale(jnp.asarray(np.abs(root.diagonal)))
     if isinstance(root, BlockRoot):
-        blocks = tuple(scale_of(block) for block in root.blocks)
-        return BlockScale(blocks, root.indices)  # type: ignore[arg-type]
-    upper = jnp.linalg.qr(root.matrix.T, mode="r")  # L Lᵀ = Rᵀ R: no squaring of the condition
-    return DenseScale.of((upper * jnp.sign(jnp.diagonal(upper))[:, None]).T)
+        return BlockScale(tuple(scale_of(block) for block in root.blocks), root.indices)  # type: ignore[arg-type]
+    matrix = np.asarray(root.matrix)
+    upper = np.linalg.qr(matrix.T, mode="r")  # L Lᵀ = Rᵀ R: no squaring of the condition
+    signs = np.where(np.diagonal(upper) < 0, -1, 1)
+    return DenseScale(jnp.asarray((upper * signs[:, None]).T.astype(matrix.dtype)))
 
 
 def whiten(q: Gaussian, grads: Gaussian, owner: str) -> tuple[Root, Array, Root]:

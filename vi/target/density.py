@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vi.errors import TargetError
 from vi.target.arguments import Arguments
+from vi.target.cost import count_operations
 from vi.target.layout import Layout
 
 
@@ -17,13 +18,14 @@ class PlainDensity:
     plates: dict = {}  # noqa: RUF012 - a plain density has no plates
     all_rows = True
 
-    def __init__(self, function: Callable, arguments: Arguments, point: Any):
+    def __init__(self, function: Callable, arguments: Arguments, point: Any, data: list):
         """Learn the structure of the point.
 
         Args:
           function: the log density.
           arguments: the static part of the arguments after the point.
           point: an example point, any pytree of floating-point arrays.
+          data: the data leaves after the point.
 
         Raises:
           TargetError: if the point has no leaves or a leaf is not floating-point.
@@ -50,6 +52,8 @@ class PlainDensity:
                 "vi.target: expected an example point with at least one coordinate; got D = 0. "
                 "Pass an array or pytree with the shape of a draw."
             )
+        z = jax.ShapeDtypeStruct((self.layout.dim,), self.layout.dtype)
+        self.operations = count_operations(jax.make_jaxpr(self.log_density)(data, z).jaxpr)
 
     def _point(self, z: jax.Array) -> Any:
         return jax.tree.unflatten(self.treedef, self.layout.unravel(z).values())
@@ -69,6 +73,11 @@ class PlainDensity:
         """The vector of the given leaves: the inverse of `constrain`."""
         del data
         return self.layout.ravel(values)
+
+    def log_jacobian(self, data: list, z: jax.Array) -> jax.Array:
+        """Zero: nothing is transformed."""
+        del data
+        return jnp.zeros((), z.dtype)
 
     def log_factors(self, data: list, z: jax.Array) -> dict[str, jax.Array]:
         """The whole log density under one name, as there are no sites to tell apart."""

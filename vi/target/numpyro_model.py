@@ -16,6 +16,7 @@ from numpyro.infer.util import log_density
 
 from vi.errors import TargetError
 from vi.target.arguments import Arguments
+from vi.target.cost import count_operations
 from vi.target.layout import Layout
 
 Sites = dict[str, jax.Array]
@@ -58,6 +59,8 @@ class NumPyroModel:
                 "none (D = 0). Add a numpyro.sample statement without obs, or check that the "
                 "data are not conditioned on every site."
             )
+        point = jax.ShapeDtypeStruct((self.layout.dim,), self.layout.dtype)
+        self.operations = count_operations(jax.make_jaxpr(self.log_density)(data, point).jaxpr)
 
     # ---- structure -----------------------------------------------------------------------
 
@@ -196,6 +199,27 @@ class NumPyroModel:
             warnings.filterwarnings("ignore", message="subsample_size does not match")
             trace(model).get_trace(*args, **kwargs)
         return self.layout.ravel(found)
+
+    def observed(self, data: list) -> Sites:
+        """Values of the observed sites."""
+        _, sites = self._trace(data, self._zeros(), None)
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "sample"
+            and site["is_observed"]
+            and not isinstance(site["fn"], dist.Unit)
+        }
+
+    def _zeros(self) -> Sites:
+        return self.layout.unravel(jnp.zeros(self.layout.dim, self.layout.dtype))
+
+    def log_jacobian(self, data: list, z: jax.Array) -> jax.Array:
+        """Log determinant of the map from unconstrained to constrained values at ``z``."""
+        _, sites = self._trace(data, self.layout.unravel(z), None)
+        names = [f"_{name}_log_det" for name in self.layout.names]
+        terms = [jnp.sum(sites[n]["fn"].log_prob(sites[n]["value"])) for n in names if n in sites]
+        return sum(terms, start=jnp.zeros((), self.layout.dtype))
 
     def log_factors(self, data: list, z: jax.Array) -> dict[str, jax.Array]:
         """Log density of each site at ``z``, by site and not summed, to tell which is at fault."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError, blame_model, check_call
 from vi.module import module, static
-from vi.target.arguments import Arguments
+from vi.target.arguments import LOOKS_AT_DATA, Arguments
 from vi.target.density import PlainDensity
 from vi.target.layout import Layout
 
@@ -40,6 +40,11 @@ class Target:
     def dim(self) -> int:
         """Number D of unconstrained coordinates."""
         return self.layout.dim
+
+    @property
+    def operations(self) -> float:
+        """Scalar operations of one evaluation of the log density, as `count_operations` counts."""
+        return self.structure.operations
 
     @property
     def subsampled(self) -> bool:
@@ -154,17 +159,8 @@ def target(model: Callable | Target, *args: Any, **kwargs: Any) -> Target:
     check_call(model, args, kwargs, "vi.target")
     try:
         return _build(model, args, kwargs, bake=False)
-    except _LOOKS_AT_DATA:
+    except LOOKS_AT_DATA:
         return _build(model, args, kwargs, bake=True)
-
-
-_LOOKS_AT_DATA = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 def _build(model: Callable, args: tuple, kwargs: dict, *, bake: bool) -> Target:
@@ -221,7 +217,8 @@ def _inspect(
 
             return NumPyroModel(model, arguments, data)
         if args and getattr(returned, "shape", None) == ():
-            return PlainDensity(model, Arguments(args[1:], kwargs, bake=bake), args[0])
+            rest = Arguments(args[1:], kwargs, bake=bake)
+            return PlainDensity(model, rest, args[0], rest.data(args[1:], kwargs))
     raise TargetError(
         "vi.target: expected a NumPyro model, or a log density with an example point that "
         f"returns a scalar; got a callable without numpyro statements that returns {returned}."

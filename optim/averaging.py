@@ -1,0 +1,106 @@
+"""Averaging of iterates as a wrapper around any optax transformation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+
+class PolynomialAverageState(NamedTuple):
+    """State of `polynomial_average`."""
+
+    count: Array  # shape=(), dtype=int32; steps taken
+    average: optax.Params  # at least float32, where parameters are floating
+    inner: optax.OptState
+
+
+def polynomial_average(
+    inner: optax.GradientTransformation, power: float = 8.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Keep a polynomial-decay average of the iterates of another transformation.
+
+    .. math:: \bar x_t = (1 - w_t)\,\bar x_{t-1} + w_t x_t, \qquad w_t = \frac{γ + 1}{γ + t}
+
+    with x_t the parameters after step t: the last 1/(γ + 1) of the steps get most of the
+    weight, whatever the number of steps. The updates are those of ``inner``, unchanged;
+    `average_params` gives the average. Reference: Shamir and Zhang (2013), "Stochastic gradient
+    descent for non-smooth optimization: convergence results and optimal averaging schemes",
+    Section 4.
+
+    Args:
+      inner: any transformation.
+      power: γ ≥ 0; 0 is the plain average, large is the last iterate.
+
+    Returns:
+      A transformation that needs ``params`` and passes extra arguments on to ``inner``.
+
+    Complexity:
+      One more copy of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from optim import average_params, polynomial_average
+      >>> optimizer, x = polynomial_average(optax.sgd(0.5)), jnp.ones(2)
+      >>> state = optimizer.init(x)
+      >>> for _ in range(20):
+      ...     updates, state = optimizer.update(x, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(jnp.all(jnp.abs(average_params(state, x)) < 1e-2))
+      True
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> PolynomialAverageState:
+        average = jax.tree.map(_wide, params)
+        return PolynomialAverageState(jnp.zeros((), jnp.int32), average, inner.init(params))
+
+    def update(
+        updates: optax.Updates,
+        state: PolynomialAverageState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, PolynomialAverageState]:
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        count = optax.safe_increment(state.count)
+        weight = (power + 1) / (power + count.astype(jnp.float32))
+
+        def mix(average: Array, x: Array, u: Array) -> Array:
+            new = _wide(x) + _wide(u)
+            return average + weight.astype(average.dtype) * (new - average)
+
+        average = jax.tree.map(mix, state.average, params, updates)
+        return updates, PolynomialAverageState(count, average, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def average_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    """The averaged parameters, in the dtypes of ``params``.
+
+    Args:
+      state: a state of `polynomial_average`.
+      params: the current parameters, for structure and dtypes.
+
+    Returns:
+      The average; before the first step, the initial parameters.
+
+    Raises:
+      TypeError: if the state is another transformation's.
+    """
+    if not isinstance(state, PolynomialAverageState):
+        raise TypeError(
+            "average_params: expected the state of polynomial_average; got "
+            f"{type(state).__name__}. Wrap the optimizer in polynomial_average."
+        )
+    return jax.tree.map(lambda a, p: a.astype(jnp.result_type(p)), state.average, params)
+
+
+def _wide(x: Array) -> Array:
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+    return jnp.asarray(x, dtype)

@@ -1,0 +1,255 @@
+"""One call from a model and its data to a posterior with a verdict."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from vi.clock import Clock
+from vi.diagnostics import Diagnostics, diagnose, misfit
+from vi.errors import FitError, NonFiniteTargetError
+from vi.families import Delta, Gaussian, Mixture
+from vi.families.scale import BlockScale, DenseScale, DiagonalScale, Positive
+from vi.gaussian.low_rank import LowRankSolver, LowRankState
+from vi.gaussian.solve import Solver, SolveState
+from vi.loop import Callback, LoopOptions, iterate
+from vi.options import Estimator, FamilyName, FitOptions, OnFailure
+from vi.posterior import Posterior
+from vi.program import Objective
+from vi.runs import plan
+from vi.status import Status
+from vi.target import Target
+from vi.target import target as make_target
+from vi.target.nonfinite import explain
+from vi.verdict import judge, judge_point
+
+
+def fit(
+    model: Callable | Target,
+    *args: Any,
+    key: Array,
+    family: FamilyName | Callable | Any | None = None,
+    rank: int | None = None,
+    blocks: Sequence[Sequence[str]] | None = None,
+    positive: Positive | None = None,
+    objective: Objective | None = None,
+    estimator: Estimator | Any | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float | None = None,
+    num_steps: int | None = None,
+    init: dict[str, Array] | None = None,
+    num_draws: int | None = None,
+    budget: int | None = None,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    on_failure: OnFailure = "warn",
+    **kwargs: Any,
+) -> Posterior:
+    r"""Approximate the posterior of a model.
+
+    Without options it finds the Gaussian q on the unconstrained space that maximises
+
+    .. math:: \mathrm{ELBO}(q) = E_q[\log p(z, y)] + H[q] = \log p(y) - KL(q \| p(\cdot | y)),
+
+    by natural gradients from several starts (`vi.gaussian.solve`), and judges it with fresh
+    draws. Any option below ``init`` is about the run; those above choose another family,
+    objective, estimator or optimizer, and thereby stochastic optimisation where needed.
+
+    Args:
+      model: a NumPyro model, a log density (`vi.target`), or a `Target`.
+      *args: arguments of the model: its data.
+      key: a key from `jax.random.key`.
+      family: ``"full_rank"`` (default up to D = 1000), ``"mean_field"`` (default beyond),
+        ``"block"``, ``"low_rank"``, ``"delta"`` (maximum a posteriori), ``"auto"`` (richer
+        families, rung by rung, until k-hat is below 0.7 or the budget is spent), a family such
+        as `vi.mixture` makes, or a function of D that returns one.
+      rank: columns of the factor of ``"low_rank"``; 10 if not given.
+      blocks: for ``"block"``, groups of site names; by default each site is a block.
+      positive: parameterisation of scales in stochastic optimisation: ``"linear"`` (default),
+        ``"softplus"`` or ``"exp"``.
+      objective: an objective, such as ``vi.elbo(num_particles=10)`` (default).
+      estimator: how the objective is differentiated: ``vi.StickingTheLanding()`` (default),
+        ``vi.Pathwise()``, or for Gaussians one of `vi.gaussian`.
+      optimizer: any optax transformation; Adam if not given.
+      learning_rate: of the default optimizer; 0.01 if not given.
+      num_steps: steps of stochastic optimisation; if not given, at most 10,000 and until a
+        test finds that the ELBO has stopped rising (95 %, 0.05 nats over 500 steps).
+      init: constrained values of all latent sites to start from.
+      num_draws: fresh draws to diagnose with; by default 2048 to 8192 by their cost.
+      budget: for ``family="auto"``, gradients to spend; 300,000 if not given.
+      progress: show a progress bar; by default in a terminal, if the run takes over a second.
+      callback: called as ``callback(step, state, info)`` between chunks; true stops.
+      checkpoint: a file; the state is saved there between chunks, and a call that finds it
+        continues the fit with the same result as if it had not been interrupted.
+      on_failure: what to do if the run breaks down: ``"warn"``, ``"raise"`` (`FitError`, which
+        has the posterior) or ``"return"``. The posterior is the last good state in any case.
+      **kwargs: keyword arguments of the model.
+
+    Returns:
+      The posterior. ``print(posterior.verdict)`` says whether to trust it.
+
+    Raises:
+      TargetError: if the model cannot be a target; the message names the site.
+      NonFiniteTargetError: if the density is not finite at any start.
+      ValueError: for options that mean nothing together.
+      TypeError: for arguments that are neither options nor the model's.
+
+    Complexity:
+      For full rank about ten to thirty steps from each of three to eight starts and 20 to 300
+      of refinement, each of 2D + 1 gradients and O(D³) arithmetic; O(D²) memory.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, vi
+      >>> def model(y):
+      ...     mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+      ...     sigma = numpyro.sample("sigma", dist.HalfNormal(5.0))
+      ...     numpyro.sample("y", dist.Normal(mu, sigma).expand(y.shape).to_event(1), obs=y)
+      >>> y = 3.0 + jax.random.normal(jax.random.key(1), (100,))
+      >>> posterior = vi.fit(model, y, key=jax.random.key(0))
+      >>> posterior.verdict.grade
+      'good'
+    """
+    options = FitOptions(
+        family=family, rank=rank, blocks=blocks, positive=positive, objective=objective,
+        estimator=estimator, optimizer=optimizer, learning_rate=learning_rate,
+        num_steps=num_steps, init=init, num_draws=num_draws, budget=budget, on_failure=on_failure,
+    )  # fmt: skip
+    options.check()
+    loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
+    clock = Clock()
+    target = make_target(model, *args, **kwargs)
+    if family == "auto":
+        from vi.ladder import climb
+
+        posterior = climb(target, key, options, loop, clock)
+    else:
+        posterior, _ = fit_family(target, key, options, loop, clock)
+    return _hand_over(posterior, on_failure)
+
+
+def fit_family(
+    target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
+) -> tuple[Posterior, Any]:
+    """Fit one family: plan, run, judge. Returns the posterior and the last state of the run."""
+    run, notes = plan(target, key, options)
+    state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
+    status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
+    if isinstance(run, (Solver, LowRankSolver)):
+        solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
+        _check_started(solver, solved, status)
+        notes = notes + _say_optima(solved)
+    posterior = report(
+        target,
+        run.result(state),
+        key,
+        options,
+        status=status,
+        notes=notes,
+        history=_history(state),
+        gradients=run.info(state)["gradients"],
+        clock=clock,
+    )
+    return posterior, state
+
+
+def _history(state: Any) -> dict[str, np.ndarray]:
+    """Steps at the ends of chunks, and the mean ELBO of each."""
+    if isinstance(state, LowRankState):
+        first, then = _history(state.solve), _history(state.polish)
+        last = first["step"][-1] if len(first["step"]) else 0
+        return {
+            "step": np.append(first["step"], last + then["step"]),
+            "elbo": np.append(first["elbo"], then["elbo"]),
+        }
+    if isinstance(state, SolveState):
+        return {"step": state.history_steps, "elbo": state.history}
+    return {"step": state.steps, "elbo": state.elbos}
+
+
+def report(
+    target: Target,
+    q: Any,
+    key: Array,
+    options: FitOptions,
+    *,
+    status: Status,
+    notes: list[str],
+    history: dict[str, np.ndarray],
+    gradients: int,
+    clock: Clock,
+    rungs: tuple[dict[str, Any], ...] = (),
+) -> Posterior:
+    """Judge a family by fresh draws and put the posterior together."""
+    found = diagnose(_fresh(key), q, target, options.num_draws)
+    if isinstance(q, Delta):
+        verdict = judge_point(found, status, notes)
+    else:
+        verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
+    cost = {"gradients": gradients, "log_densities": len(found.log_p), **clock.read()}
+    return Posterior(
+        target, q, status, verdict, found, history, cost, rungs, key, options.given()
+    )
+
+
+def describe(q: Any) -> str:
+    """A phrase for a family, as in ``full-rank Gaussian (D = 7)``."""
+    if isinstance(q, Gaussian):
+        kinds = {DiagonalScale: "mean-field", DenseScale: "full-rank", BlockScale: "block"}
+        kind = kinds.get(type(q.scale), "low-rank")
+        return f"{kind} Gaussian (D = {q.dim})"
+    if isinstance(q, Mixture):
+        return f"mixture of {q.num_components} Gaussians (D = {q.dim})"
+    return "point" if isinstance(q, Delta) else f"{type(q).__name__} (D = {q.dim})"
+
+
+def _fresh(key: Array) -> Array:
+    """A key that no run uses: runs fold in small numbers only."""
+    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return np.asarray(words) ^ np.uint32(0x9E3779B9)
+
+
+def _worst(found: Diagnostics, q: Any, target: Target) -> list[str]:
+    blame = misfit(found, q)
+    order = [int(i) for i in np.argsort(-blame)[:3] if blame[i] > 0.1]
+    return [target.layout.coordinate(i) for i in order]
+
+
+def _check_started(run: Solver, state: SolveState, status: Status) -> None:
+    if status != Status.NONFINITE or math.isfinite(state.best.elbo):
+        return
+    where = jnp.asarray(run.locs[0], run.target.layout.dtype)
+    raise NonFiniteTargetError(
+        "vi.fit: expected a finite log density and gradient near a start; from "
+        f"{len(run.locs)} starts, each drawn in towards a point 40 times, none was found: "
+        f"{explain(run.target, where)}. Check the data and priors, or pass init=."
+    )
+
+
+def _say_optima(state: SolveState) -> list[str]:
+    """A sentence if another optimum is nearly as good: k-hat cannot see modes that q misses."""
+    gap = state.best.elbo - state.rival.elbo
+    if not math.isfinite(gap) or gap > 5:
+        return []
+    return [
+        f"Starts ended at different optima, the next one {max(gap, 0.0):.2g} nats below: the "
+        "posterior may have several modes, which k-hat cannot see; try family='auto'."
+    ]
+
+
+def _hand_over(posterior: Posterior, on_failure: OnFailure) -> Posterior:
+    if not posterior.status.failed or on_failure == "return":
+        return posterior
+    if on_failure == "raise":
+        raise FitError(str(posterior.verdict), posterior)
+    warnings.warn(str(posterior.verdict), RuntimeWarning, stacklevel=3)
+    return posterior
+
+

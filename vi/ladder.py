@@ -1,0 +1,160 @@
+"""Richer families, rung by rung, until one fits or the budget is spent."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vi.clock import Clock
+from vi.errors import TargetError
+from vi.families import Gaussian, Mixture, mixture
+from vi.fit import describe, fit_family, report
+from vi.gaussian.mixture import MixtureSolver, add_component
+from vi.gaussian.solve import MAX_DENSE, Candidate, SolveState
+from vi.gaussian.whitening import scale_of
+from vi.loop import LoopOptions, iterate
+from vi.options import FitOptions
+from vi.posterior import Posterior
+from vi.status import Status
+from vi.target import Target
+from vi.verdict import LIMIT
+
+COMPONENTS = (2, 4, 8)
+BUDGET = 300_000  # gradients
+WORTH = 0.01  # nats a rung must gain for the next to be tried
+
+
+def climb(
+    target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
+) -> Posterior:
+    """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, and keep the best by ELBO.
+
+    It stops at the first rung whose k-hat is below 0.7, when a rung gains less than 0.01 nats,
+    or when the next rung would take more gradients than the budget has left.
+
+    Args:
+      target: the target.
+      key: the key of the fit.
+      options: those of `vi.fit`.
+      loop: what happens between chunks; a checkpoint is continued on the rung it was made on.
+      clock: of the whole fit.
+
+    Returns:
+      The best posterior; its ``rungs`` say what each rung came to.
+
+    Raises:
+      TargetError: if the model draws minibatches, for which there are no second-order mixtures.
+    """
+    if target.subsampled:
+        raise TargetError(
+            "vi.fit: expected family='auto' with a target that evaluates all rows; this model "
+            "subsamples a plate. Name a family, or drop subsample_size."
+        )
+    budget = options.budget or BUDGET
+    rungs: list[dict[str, Any]] = []
+    first = dataclasses.replace(options, family=None)
+    best, state = fit_family(target, key, first, loop, clock)
+    rungs.append(_rung(best, best.cost["gradients"]))
+    spent = best.cost["gradients"]
+    why = "k-hat is below 0.7" if _fits(best) else ""
+    q, found = best.q, best.diagnostics
+    other = _other_mode(state) if isinstance(state, SolveState) else None
+    if other is not None and target.dim <= MAX_DENSE:
+        why = ""  # k-hat cannot see a mode that q misses
+    for count in COMPONENTS if target.dim <= MAX_DENSE else ():
+        if why:
+            break
+        start = _grow(q, found, count, other)
+        other = None
+        run = MixtureSolver(target, jax.random.fold_in(_typed(key), count), start)
+        if spent + run.cost() > budget:
+            why = f"the next rung would exceed the budget of {budget} gradients"
+            break
+        mixed, stopped = iterate(run, _without_checkpoint(loop))
+        spent += mixed.gradients
+        status = Status(mixed.status) if stopped == Status.RUNNING else stopped
+        tried = report(
+            target,
+            run.result(mixed),
+            key,
+            options,
+            status=status,
+            notes=[],
+            history={"step": 10 * np.arange(1, len(mixed.history) + 1), "elbo": mixed.history},
+            gradients=spent,
+            clock=clock,
+        )
+        rungs.append(_rung(tried, mixed.gradients))
+        gain = tried.elbo - best.elbo
+        q, found = tried.q, tried.diagnostics
+        if gain > 0:
+            best = tried
+        if stopped != Status.RUNNING:
+            why = stopped.message
+        elif _fits(tried) and gain > 0:
+            why = "k-hat is below 0.7"
+        elif not gain > WORTH:
+            why = f"the last rung gained less than {WORTH} nats"
+    why = why or "there is no richer rung"
+    return _tell(best, rungs, why, spent, clock)
+
+
+def _tell(
+    best: Posterior, rungs: list[dict[str, Any]], why: str, spent: int, clock: Clock
+) -> Posterior:
+    path = "; ".join(f"{r['family']}: ELBO {r['elbo']:.3f}, k-hat {r['khat']:.2f}" for r in rungs)
+    text = f"{best.verdict.text} Tried: {path}. Stopped because {why.rstrip('.')}."
+    cost = {**best.cost, "gradients": spent, **clock.read()}
+    return Posterior(
+        best.target, best.q, best.status, best.verdict._replace(text=text), best.diagnostics,
+        best.history, cost, tuple(rungs), best.key, best.options,
+    )  # fmt: skip
+
+
+def _rung(posterior: Posterior, gradients: int) -> dict[str, Any]:
+    return {
+        "family": describe(posterior.q),
+        "elbo": posterior.elbo,
+        "elbo_sem": posterior.elbo_sem,
+        "khat": posterior.khat,
+        "grade": posterior.verdict.grade,
+        "gradients": int(gradients),
+    }
+
+
+def _fits(posterior: Posterior) -> bool:
+    return posterior.khat < LIMIT and not posterior.diagnostics.bad
+
+
+def _other_mode(state: SolveState) -> Gaussian | None:
+    """The second optimum the search found, if it is nearly as good as the first."""
+    rival: Candidate = state.rival
+    if not np.isfinite(rival.elbo) or state.best.elbo - rival.elbo > 5:
+        return None
+    return Gaussian(jnp.asarray(rival.loc), scale_of(rival.root))
+
+
+def _grow(q: Any, found: Any, count: int, other: Gaussian | None) -> Mixture:
+    if other is not None:
+        q = mixture([q, other])
+    while not isinstance(q, Mixture) or q.num_components < count:
+        q = add_component(q, found.draws, found.log_p - found.log_q)
+        found = _spread(q, found)
+    return q
+
+
+def _spread(q: Mixture, found: Any) -> Any:
+    """The same draws weighed against the grown mixture, so that the next component goes elsewhere."""
+    return found._replace(log_q=np.asarray(q.log_prob(jnp.asarray(found.draws))))
+
+
+def _typed(key: Array) -> Array:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
+
+
+def _without_checkpoint(loop: LoopOptions) -> LoopOptions:
+    return LoopOptions(progress=loop.progress, callback=loop.callback)

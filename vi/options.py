@@ -1,0 +1,106 @@
+"""The options of `vi.fit`, checked before anything is traced."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import optax
+from jaxtyping import Array
+
+from vi.blocks import Groups
+from vi.errors import TargetError
+from vi.families.scale import Positive
+from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
+from vi.program import Objective, Pathwise, StickingTheLanding
+from vi.target import Layout
+
+FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
+Estimator = Pathwise | StickingTheLanding | BonnetPrice | SphericalRadial | Stein
+OnFailure = Literal["warn", "raise", "return"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """What a user may choose; None means that `vi.fit` chooses."""
+
+    family: FamilyName | Callable | Any | None = None
+    rank: int | None = None
+    blocks: Sequence[Sequence[str]] | None = None
+    positive: Positive | None = None
+    objective: Objective | None = None
+    estimator: Estimator | Any | None = None
+    optimizer: optax.GradientTransformation | None = None
+    learning_rate: float | None = None
+    num_steps: int | None = None
+    init: dict[str, Array] | None = None
+    num_draws: int | None = None
+    budget: int | None = None
+    on_failure: OnFailure = "warn"
+
+    def check(self) -> None:
+        """Raise a `ValueError` for a value or a combination that means nothing."""
+        names = get_args(FamilyName)
+        if isinstance(self.family, str) and self.family not in names:
+            raise ValueError(f"vi.fit: expected family in {names}; got {self.family!r}.")
+        if self.on_failure not in get_args(OnFailure):
+            raise ValueError(
+                f"vi.fit: expected on_failure in {get_args(OnFailure)}; got {self.on_failure!r}."
+            )
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"vi.fit: expected num_steps >= 1; got {self.num_steps}.")
+        if self.rank is not None and self.family != "low_rank":
+            raise ValueError("vi.fit: expected rank only with family='low_rank'.")
+        if self.blocks is not None and self.family != "block":
+            raise ValueError("vi.fit: expected blocks only with family='block'.")
+        if self.budget is not None and self.family != "auto":
+            raise ValueError("vi.fit: expected budget only with family='auto'.")
+        if self.learning_rate is not None and self.optimizer is not None:
+            raise ValueError(
+                "vi.fit: expected learning_rate or optimizer, not both. Give the optimizer its "
+                "own rate, as in optax.adam(1e-2)."
+            )
+        if self.family == "auto" and self.stochastic:
+            raise ValueError(
+                "vi.fit: expected no objective, estimator, optimizer, learning_rate or num_steps "
+                "with family='auto', which chooses them. Name a family to choose them yourself."
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether an option asks for stochastic optimisation rather than the Gaussian solver."""
+        chosen = (self.objective, self.estimator, self.optimizer, self.learning_rate, self.num_steps)
+        return any(x is not None for x in chosen) or self.positive is not None
+
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+
+
+def groups_of(layout: Layout, blocks: Sequence[Sequence[str]] | None) -> Groups:
+    """Groups of coordinates from groups of site names; by default each site is its own group.
+
+    Args:
+      layout: of the target.
+      blocks: groups of names; sites that are not named form groups of their own.
+
+    Returns:
+      Groups of coordinates that partition the vector.
+
+    Raises:
+      TargetError: if a name is unknown or named twice.
+    """
+    named = [name for group in blocks or () for name in group]
+    unknown = sorted(set(named) - set(layout.names))
+    if unknown or len(set(named)) < len(named):
+        wrong = f"unknown {unknown}" if unknown else "a site named twice"
+        raise TargetError(
+            f"vi.fit: expected blocks of sites out of {list(layout.names)}; got {wrong}."
+        )
+    rest = [[name] for name in layout.names if name not in named]
+    where = layout.slices
+    return tuple(
+        tuple(i for name in group for i in range(where[name].start, where[name].stop))
+        for group in [*(blocks or ()), *rest]
+        if group
+    )

@@ -1,0 +1,133 @@
+"""Objectives: ordinary Python functions of a target and a family."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from vi.errors import TargetError
+from vi.module import module, static
+from vi.program.estimators import Estimator, Pathwise
+from vi.program.views import FamilyView, TargetView
+from vi.target import Target
+
+
+@module
+class Objective:
+    """A program with its options and the estimator that differentiates it.
+
+    It is a value: replace the estimator with ``dataclasses.replace``. It is also a loss that
+    ``numpyro.infer.SVI`` accepts.
+    """
+
+    estimator: Estimator
+    program: Callable = static()
+    options: tuple[tuple[str, Any], ...] = static(default=())
+
+    can_infer_discrete = False  # asked for by numpyro.infer.SVI
+
+    def value(self, key: Array, q: Any, target: Target) -> Float[Array, ""]:
+        """One estimate of the objective, in nats, to be maximised; its gradient is unbiased.
+
+        Args:
+          key: consumed; the same key gives the same draws and the same minibatch.
+          q: a family.
+          target: the target.
+
+        Returns:
+          Shape ``()``.
+        """
+        path_key, batch_key = jax.random.split(key)
+        p_view = TargetView(batch_key if target.subsampled else None, target)
+        q_view = FamilyView(path_key, q, self.estimator)
+        return self.program(p_view, q_view, **dict(self.options))
+
+    def __call__(self, key: Array, q: Any, target: Target) -> tuple[Float[Array, ""], Any]:
+        """Loss (minus the objective) and its gradient, a pytree like ``q``."""
+        return jax.value_and_grad(lambda q: -self.value(key, q, target))(q)
+
+    def loss(
+        self,
+        rng_key: Array,
+        param_map: dict[str, Array],
+        model: Callable,
+        guide: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Float[Array, ""]:
+        """Minus the objective of a NumPyro model and guide: the protocol of NumPyro's losses."""
+        from vi.program.guide import GuideView, ModelView
+
+        model_key, guide_key = jax.random.split(rng_key)
+        p = ModelView(model_key, model, param_map, args, kwargs)
+        q = GuideView(guide_key, guide, param_map, self.estimator, args, kwargs)
+        return -self.program(p, q, **dict(self.options))
+
+    def loss_with_mutable_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What NumPyro calls when a guide or model has ``numpyro.mutable`` sites.
+
+        Raises:
+          TargetError: always; objectives here are for models without such state.
+        """
+        raise TargetError(
+            f"{self.program.__name__}: expected no numpyro.mutable sites; the guide or model has "
+            "some. Use numpyro.infer.Trace_ELBO as the loss of models with mutable state."
+        )
+
+
+def objective(program: Callable) -> Callable[..., Objective]:
+    """Make an objective of a program: a function of views of a target and of a family.
+
+    The program's effect is sampling, ``q.sample(num_particles)`` or
+    ``q.expect(f, num_particles)``; densities are ``p.log_density(z)`` and
+    ``q.log_density(z)``, one value for each draw. It returns a scalar to be maximised.
+
+    Args:
+      program: called as ``program(p, q, **options)``; options are keyword-only.
+
+    Returns:
+      A constructor, ``(*, estimator=Pathwise(), **options) -> Objective``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, vi
+      >>> @vi.objective
+      ... def iwelbo(p, q, *, num_particles):
+      ...     z = q.sample(num_particles)
+      ...     log_w = p.log_density(z) - q.log_density(z)
+      ...     return jax.nn.logsumexp(log_w) - jnp.log(num_particles)
+      >>> target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+      >>> loss, grads = iwelbo(num_particles=8)(jax.random.key(0), vi.mean_field(2), target)
+      >>> grads.loc.shape
+      (2,)
+    """
+
+    @functools.wraps(program)
+    def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
+        return Objective(estimator or Pathwise(), program, tuple(sorted(options.items())))
+
+    return make
+
+
+@objective
+def elbo(p: Any, q: Any, *, num_particles: int = 1) -> Float[Array, ""]:
+    r"""Evidence lower bound.
+
+    .. math:: \mathrm{ELBO} = E_q[\log p(z, y) - \log q(z)] \le \log p(y)
+
+    Args:
+      p: view of the target.
+      q: view of the family or guide.
+      num_particles: draws the expectation is estimated with.
+
+    Returns:
+      Unbiased estimate, shape ``()``, nats.
+    """
+    return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
+
+
+def with_estimator(of: Objective, estimator: Estimator) -> Objective:
+    """The same objective, differentiated in another way."""
+    return dataclasses.replace(of, estimator=estimator)

@@ -1,0 +1,165 @@
+"""From options to an algorithm: which run approximates a target, and from where it starts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from vi.errors import NonFiniteTargetError
+from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field
+from vi.gaussian.batch_and_match import ScoreSample
+from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
+from vi.gaussian.low_rank import LowRankSolver
+from vi.gaussian.solve import MAX_DENSE, Solver
+from vi.options import FitOptions, groups_of
+from vi.program import Objective, Pathwise, StickingTheLanding, elbo, with_estimator
+from vi.random import host_generator
+from vi.stochastic import StochasticRun
+from vi.target import Target
+from vi.target.nonfinite import explain
+
+PARTICLES = 10  # of the default objective
+LEARNING_RATE = 1e-2  # of the default optimizer
+RANK = 10
+_SECOND_ORDER = ("full_rank", "mean_field", "block")
+_adam = optax.inject_hyperparams(optax.adam)
+
+
+def plan(
+    target: Target, key: Array, options: FitOptions
+) -> tuple[Solver | LowRankSolver | StochasticRun, list[str]]:
+    """Choose the algorithm for a target.
+
+    Gaussians of any structure are found by the second-order solver, unless an option or a
+    minibatched plate asks for stochastic optimisation; all else is optimised stochastically.
+
+    Args:
+      target: the target.
+      key: the key of the fit.
+      options: checked options.
+
+    Returns:
+      The run, and sentences that say what was chosen where it was not asked for.
+    """
+    notes = []
+    family = options.family
+    if family is None:
+        family = "full_rank" if target.dim <= MAX_DENSE else "mean_field"
+        if family == "mean_field":
+            notes.append(
+                f"With D = {target.dim} a full covariance would take {2 * target.dim + 1} gradients "
+                "a step, so the family is mean field; family='low_rank' keeps some correlation."
+            )
+    init = None if options.init is None else jax.jit(Target.unconstrain)(target, options.init)
+    if family in _SECOND_ORDER and not options.stochastic and not target.subsampled:
+        if family != "mean_field" and target.dim > 4 * MAX_DENSE:
+            raise ValueError(
+                f"vi.fit: expected family='mean_field' or 'low_rank' for D = {target.dim}; a dense "
+                f"covariance of that size is out of reach ({family})."
+            )
+        groups = groups_of(target.layout, options.blocks) if family == "block" else ()
+        return Solver(target, key, family, groups, init), notes
+    if family == "low_rank" and not options.stochastic and not target.subsampled:
+        return LowRankSolver(target, key, options.rank or RANK, init), notes
+    if target.subsampled and not options.stochastic:
+        notes.append("The model draws minibatches, so the fit is by stochastic gradients.")
+    return _stochastic(target, key, options, family, init), notes
+
+
+def _stochastic(
+    target: Target, key: Array, options: FitOptions, family: Any, init: Array | None
+) -> StochasticRun:
+    loc = start(target, key) if init is None else init
+    q = _family(target, options, family, loc)
+    estimator = _estimator(options, q)
+    optimizer = options.optimizer
+    if optimizer is None and isinstance(q, Delta) and not target.subsampled:
+        optimizer = optax.lbfgs(options.learning_rate)
+    elif optimizer is None:
+        optimizer = _adam(learning_rate=options.learning_rate or LEARNING_RATE)
+    return StochasticRun(
+        target, q, key, estimator, optimizer, options.num_steps, _gradients(estimator, q)
+    )
+
+
+def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any:
+    """The family to start from, at ``loc`` with standard deviation 0.1 if it is only named."""
+    dim, positive = target.dim, options.positive or "linear"
+    small = {"loc": loc, "scale": 0.1, "positive": positive}
+    if family == "mean_field":
+        return mean_field(dim, **small)
+    if family == "full_rank":
+        return full_rank(dim, **small)
+    if family == "block":
+        return block(groups_of(target.layout, options.blocks), **small)
+    if family == "low_rank":
+        return low_rank(dim, min(options.rank or RANK, dim), **small)
+    if family == "delta":
+        return Delta(loc)
+    q = family(dim) if isinstance(family, Callable) and not hasattr(family, "log_prob") else family
+    if getattr(q, "dim", None) != dim:
+        raise ValueError(
+            f"vi.fit: expected a family of dimension D = {dim}; got {q!r}. Make it with the "
+            "target's dimension, vi.target(model, ...).dim."
+        )
+    return q
+
+
+def _estimator(options: FitOptions, q: Any) -> Any:
+    """The objective under the estimator chosen: a value called as ``(key, q, target)``."""
+    chosen = options.estimator
+    if isinstance(chosen, (BonnetPrice, SphericalRadial, Stein, ScoreSample)):
+        if options.objective is not None or not isinstance(q, Gaussian):
+            raise ValueError(
+                f"vi.fit: expected the default objective (the ELBO) and a Gaussian family with the "
+                f"estimator {type(chosen).__name__}; got objective={options.objective!r}, family "
+                f"{type(q).__name__}. Use vi.Pathwise() or vi.StickingTheLanding()."
+            )
+        return chosen
+    if options.objective is not None:
+        return options.objective if chosen is None else with_estimator(options.objective, chosen)
+    default = Pathwise() if isinstance(q, Delta) else StickingTheLanding()
+    particles = 1 if isinstance(q, Delta) else PARTICLES
+    return elbo(num_particles=particles, estimator=chosen or default)
+
+
+def _gradients(estimator: Any, q: Any) -> int:
+    """Gradients of the log density that one estimate takes."""
+    if isinstance(estimator, SphericalRadial):
+        return 2 * q.dim + 1
+    if isinstance(estimator, BonnetPrice):
+        return estimator.num_samples * (q.dim + 1)
+    if isinstance(estimator, (Stein, ScoreSample)):
+        return estimator.num_samples
+    particles = dict(estimator.options).get("num_particles", 1) if isinstance(estimator, Objective) else 1
+    return particles * (q.num_components if isinstance(q, Mixture) else 1)
+
+
+def start(target: Target, key: Array) -> Array:
+    """A point to start stochastic optimisation from: the best of eight random ones.
+
+    Raises:
+      NonFiniteTargetError: if the density or its gradient is not finite at any of them.
+    """
+    generator = host_generator(key, 0)
+    spread = np.array([0.1, 2, 2, 2, 1, 1, 0.5, 0.01])[:, None]
+    points = spread * generator.uniform(-1, 1, (8, target.dim))
+    points = points.astype(target.layout.dtype)
+    values, gradients = _look(target, points)
+    finite = np.isfinite(values) & np.isfinite(gradients).all(1)
+    if not finite.any():
+        raise NonFiniteTargetError(
+            "vi.fit: expected a finite log density and gradient at a start; at "
+            f"{len(points)} random points within ±2 (unconstrained) they are not: "
+            f"{explain(target, jnp.asarray(points[0]))}. Check the data and priors, or pass init=."
+        )
+    return jnp.asarray(points[int(np.argmax(np.where(finite, values, -np.inf)))])
+
+
+@jax.jit
+def _look(target: Target, points: Array) -> tuple[Array, Array]:
+    return jax.vmap(target.value_and_grad)(points)

@@ -1,0 +1,213 @@
+"""Stochastic optimisation of any family under any objective, by any optax optimizer."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from optim import average_params, polynomial_average
+from vi.compile import quick_jit
+from vi.provenance import data_digest, key_words
+from vi.random import fast_key
+from vi.status import Status
+from vi.structural import structural_key
+from vi.target import Target
+
+CHUNK = 100  # steps
+MAX_SKIPS = 50  # steps in a row whose loss or gradient is not finite
+WINDOW = 5  # chunks in each of the two windows that the stopping test compares
+TOLERANCE = 0.05  # nats by which the ELBO may still rise over a window
+CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
+_MAX_COMPILED = 32
+
+
+class StochasticState(NamedTuple):
+    """Everything the optimisation knows; a pytree, to be checkpointed."""
+
+    step: Array
+    q: Any
+    optimizer: optax.OptState
+    skips: Array
+    status: Array
+    elbos: np.ndarray  # mean of each chunk
+    steps: np.ndarray  # at the end of each chunk
+    gradients: int
+
+
+class StochasticRun:
+    """Minimises a loss over a family; a `vi.loop.Run`."""
+
+    def __init__(
+        self,
+        target: Target,
+        q: Any,
+        key: Array,
+        estimator: Callable,
+        optimizer: optax.GradientTransformation,
+        num_steps: int | None,
+        gradients_per_step: int,
+    ):
+        """Set up.
+
+        Args:
+          target: the target.
+          q: the family to start from.
+          key: a key; step t uses ``fold_in(key, t)``.
+          estimator: ``(key, q, target) -> (loss, gradient like q)``, a value: an objective or
+            one of the estimators of `vi.gaussian`.
+          optimizer: any optax transformation.
+          num_steps: steps to take; if None, at most 10,000 and fewer if the test says so.
+          gradients_per_step: gradients of the density an estimate takes, for the books.
+        """
+        self.target, self.q, self.key = target, q, key
+        self.estimator = estimator
+        self.optimizer = polynomial_average(optimizer)
+        self.testing = num_steps is None
+        self.num_steps = 10_000 if num_steps is None else num_steps
+        self.gradients_per_step = gradients_per_step
+        self.init, self.chunk = _compiled(structural_key(tuple(optimizer)), self.optimizer)
+
+    def initial(self) -> StochasticState:
+        """The state before the first step."""
+        none = np.int32(0)
+        running = np.int32(Status.RUNNING)
+        state = self.init(self.q)
+        return StochasticState(none, self.q, state, none, running, np.zeros(0), np.zeros(0, int), 0)
+
+    def advance(self, state: StochasticState) -> StochasticState:
+        """Take up to `CHUNK` steps."""
+        before = int(state.step)
+        arrays, losses = self.chunk(
+            fast_key(self.key),
+            (state.step, state.q, state.optimizer, state.skips, state.status),
+            self.target,
+            self.estimator,
+            np.int32(self.num_steps),
+        )
+        step, q, optimizer, skips, status = arrays
+        taken = int(step) - before
+        losses = np.asarray(losses, float)[:taken]
+        kept = losses[np.isfinite(losses)]
+        state = StochasticState(
+            step=step,
+            q=q,
+            optimizer=optimizer,
+            skips=skips,
+            status=status,
+            elbos=np.append(state.elbos, -kept.mean() if len(kept) else math.nan),
+            steps=np.append(state.steps, int(step)),
+            gradients=state.gradients + taken * self.gradients_per_step,
+        )
+        if state.status == Status.RUNNING and self._ended(state):
+            return state._replace(status=np.int32(self._verdict(state)))
+        return state
+
+    def _ended(self, state: StochasticState) -> bool:
+        return int(state.step) >= self.num_steps or (self.testing and settled(state.elbos))
+
+    def _verdict(self, state: StochasticState) -> Status:
+        return Status.CONVERGED if settled(state.elbos) else Status.MAX_STEPS
+
+    def done(self, state: StochasticState) -> bool:
+        """Whether there is nothing left to do."""
+        return int(state.status) != Status.RUNNING
+
+    def info(self, state: StochasticState) -> dict[str, Any]:
+        """Step, mean ELBO of the last chunk, and gradients so far."""
+        elbo = float(state.elbos[-1]) if len(state.elbos) else math.nan
+        return {"step": int(state.step), "elbo": elbo, "gradients": state.gradients}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must agree on."""
+        return {
+            "kind": "stochastic",
+            "sites": [list(self.target.layout.names), list(map(list, self.target.layout.shapes))],
+            "data": data_digest(self.target),
+            "key": key_words(self.key),
+            "family": type(self.q).__name__,
+            "estimator": repr(self.estimator),
+            "num_steps": self.num_steps,
+        }
+
+    def result(self, state: StochasticState) -> Any:
+        """The averaged iterate."""
+        return average_params(state.optimizer, state.q)
+
+
+def settled(elbos: np.ndarray) -> bool:
+    """Whether the ELBO has stopped rising, by a test on its chunk means.
+
+    The rise from one window of chunks to the next must be below `TOLERANCE` with 95 %
+    confidence; means over chunks take care of the correlation of steps.
+
+    Args:
+      elbos: mean of each chunk so far.
+
+    Returns:
+      False while there are fewer than two windows.
+    """
+    if len(elbos) < 2 * WINDOW:
+        return False
+    before, after = elbos[-2 * WINDOW : -WINDOW], elbos[-WINDOW:]
+    rise = after.mean() - before.mean()
+    sem = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / WINDOW)
+    return bool(rise + CONFIDENCE * sem < TOLERANCE)
+
+
+_COMPILED: dict = {}
+
+
+def _compiled(
+    key: Any, optimizer: optax.GradientTransformationExtraArgs
+) -> tuple[Callable, Callable]:
+    """Compiled ``init`` and chunk, one for all optimizers of the same structure."""
+    if key not in _COMPILED:
+        if len(_COMPILED) >= _MAX_COMPILED:
+            _COMPILED.pop(next(iter(_COMPILED)))
+        chunk = functools.partial(_chunk, optimizer)
+        _COMPILED[key] = quick_jit(optimizer.init), quick_jit(chunk)
+    return _COMPILED[key]
+
+
+def _chunk(
+    optimizer: optax.GradientTransformationExtraArgs,
+    key: Array,
+    state: tuple,
+    target: Target,
+    estimator: Any,
+    num_steps: Array,
+) -> tuple[tuple, Array]:
+    def step(state: tuple) -> tuple[tuple, Array]:
+        count, q, opt_state, skips, status = state
+        step_key = jax.random.fold_in(key, count)
+        loss, grads = estimator(step_key, q, target)
+        updates, new_opt_state = optimizer.update(
+            grads,
+            opt_state,
+            q,
+            value=loss,
+            grad=grads,
+            value_fn=lambda q: estimator(step_key, q, target)[0],
+        )
+        new_q = optax.apply_updates(q, updates)
+        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads, new_q))]
+        good = jnp.all(jnp.stack(finite))
+        q, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), (new_q, new_opt_state), (q, opt_state)
+        )
+        skips = jnp.where(good, 0, skips + 1)
+        status = jnp.where(skips > MAX_SKIPS, jnp.asarray(Status.NONFINITE, jnp.int32), status)
+        return (count + 1, q, opt_state, skips, status), loss
+
+    def guarded(state: tuple, _: None) -> tuple[tuple, Array]:
+        on = (state[0] < num_steps) & (state[-1] == Status.RUNNING)
+        nothing = jnp.asarray(jnp.nan, target.layout.dtype)
+        return jax.lax.cond(on, step, lambda state: (state, nothing), state)
+
+    return jax.lax.scan(guarded, state, None, length=CHUNK)

@@ -1,0 +1,43 @@
+"""A target in shifted and scaled coordinates."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vi.module import module
+from vi.target.layout import Layout
+from vi.target.target import Target
+
+
+@module
+class AffineTarget:
+    """The density of x where z = shift + scale · x has the base target's: for optimisers whose
+    steps are of one size in all coordinates."""
+
+    base: Target
+    shift: Float[Array, " D"]
+    scale: Float[Array, " D"]
+
+    @property
+    def layout(self) -> Layout:
+        """The base target's."""
+        return self.base.layout
+
+    @property
+    def dim(self) -> int:
+        """The base target's."""
+        return self.base.dim
+
+    @property
+    def data(self) -> list:
+        """The base target's."""
+        return self.base.data
+
+    @property
+    def subsampled(self) -> bool:
+        """The base target's."""
+        return self.base.subsampled
+
+    def log_density(self, x: Float[Array, " D"], key: Array | None = None) -> Float[Array, ""]:
+        """Log density of x, nats; ``key`` as for the base target."""
+        volume = jnp.sum(jnp.log(self.scale))
+        return self.base.log_density(self.shift + self.scale * x, key) + volume

@@ -1,0 +1,112 @@
+"""The verdict: what can be trusted, how that is known, and what to do if it is not enough."""
+
+import math
+from typing import Literal, NamedTuple
+
+from vi.diagnostics import Diagnostics
+from vi.status import Status
+
+Grade = Literal["good", "fair", "poor", "failed"]
+
+LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
+CONFIDENCE = 2.33  # one-sided 1 %: "good" is not said by luck of the draws
+
+
+class Verdict(NamedTuple):
+    """A grade and its reasons; prints as a few sentences."""
+
+    grade: Grade
+    text: str
+
+    def __str__(self) -> str:
+        """The grade and the text."""
+        return f"{self.grade}: {self.text}"
+
+
+def judge(
+    found: Diagnostics, status: Status, family: str, worst: list[str], notes: list[str]
+) -> Verdict:
+    """Grade a fit by its diagnostics.
+
+    ``good``: k-hat is below 0.7 by more than its Monte Carlo error (99 %), and below 0.5.
+    ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
+    above, but the weights are so even that only the far tails are wrong.
+    ``poor``: k-hat is above, or some draws have no density; moments may be wrong.
+    ``failed``: the run broke down, and this is its last good state.
+
+    Args:
+      found: from fresh draws.
+      status: how the run ended.
+      family: a phrase for q, as in ``"full-rank Gaussian (D = 7)"``.
+      worst: names of the coordinates along which the fit is worst, worst first.
+      notes: further sentences: what was chosen, what else was seen.
+
+    Returns:
+      The verdict.
+    """
+    k, sem = found.khat, found.psis.khat_sem
+    said = [f"k-hat {k:.2f} ± {sem:.2f}" if math.isfinite(k) else "k-hat could not be estimated"]
+    if math.isfinite(found.elbo):
+        said.append(f"ELBO {found.elbo:.3f} ± {found.elbo_sem:.3f} nats")
+    measured = ", ".join(said) + f" from {len(found.log_p)} fresh draws"
+    where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
+    gap = found.log_evidence - found.elbo
+    share = found.psis.effective_sample_size / len(found.log_p)
+    if status.failed:
+        grade, text = "failed", f"{status.message} {_sentence(measured)}"
+    elif found.bad:
+        grade = "poor"
+        text = (
+            f"the target has no finite density at {100 * found.bad:.2g} % of the draws of the "
+            f"{family} ({measured}). Use 64-bit floats if the model is "
+            f"ill-conditioned, or a family with lighter tails.{where}"
+        )
+    elif not k < LIMIT and _body_fits(found):
+        grade = "fair"
+        text = (
+            f"the body of the posterior fits the {family}, its tails do not: {measured}; above "
+            f"{LIMIT} tail probabilities may be wrong, but the ELBO is within {max(gap, 0.0):.2g} "
+            f"nats of the log evidence and {share:.0%} of the draws are effective, so means and "
+            "standard deviations are hardly touched."
+        )
+    elif not k < LIMIT:
+        grade = "poor"
+        text = (
+            f"the {family} does not fit the posterior: {measured}; above {LIMIT} means and "
+            f"variances may be wrong.{where} Try family='auto' for a richer family, "
+            "reparameterise the model along those directions, or run MCMC."
+        )
+    elif k < 0.5 and k + CONFIDENCE * sem < LIMIT:
+        grade = "good"
+        text = f"the {family} fits: {measured}."
+        if math.isfinite(gap):
+            text += f" About {max(gap, 0.0):.2g} nats of the log evidence are left."
+    else:
+        grade = "fair"
+        text = (
+            f"the {family} is usable with care: {measured}, below {LIMIT} but not by enough. "
+            f"Take draws with resample(), which corrects for the misfit.{where}"
+        )
+    if status not in (Status.CONVERGED, Status.RUNNING) and not status.failed:
+        text += " " + status.message
+    return Verdict(grade, " ".join([text, *notes]))
+
+
+def judge_point(found: Diagnostics, status: Status, notes: list[str]) -> Verdict:
+    """Grade a point estimate, which k-hat cannot: at best ``fair``, since it has no spread."""
+    text = f"a point estimate with log density {found.log_p[0]:.3f}; it says nothing of uncertainty."
+    if status == Status.CONVERGED:
+        return Verdict("fair", " ".join([text, *notes]))
+    advice = "The density may have no maximum, as in hierarchical models; fit a Gaussian instead."
+    grade = "failed" if status.failed else "poor"
+    return Verdict(grade, " ".join([text, status.message, advice, *notes]))
+
+
+def _body_fits(found: Diagnostics) -> bool:
+    """Whether the weights are so even that only far tails can have made k-hat large."""
+    share = found.psis.effective_sample_size / len(found.log_p)
+    return share > 0.95 and found.log_evidence - found.elbo < 0.05
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
