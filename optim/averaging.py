@@ -63,9 +63,11 @@ def polynomial_average(
         **extra: Any,
     ) -> tuple[optax.Updates, PolynomialAverageState]:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError(
+                "polynomial_average: expected params in update(updates, state, params); got None."
+            )
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         weight = (power + 1) / (power + count.astype(jnp.float32))
 
         def mix(average: Array, x: Array, u: Array) -> Array:

@@ -6,14 +6,13 @@ from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, me
 from vi.fit import fit
 from vi.posterior import Posterior
 from vi.program import Objective, Pathwise, StickingTheLanding, elbo, objective
-from vi.saved import load
 from vi.status import Status
 from vi.svi import SVI
-from vi.target import Target, target
+from vi.targets import Target, target
 
 __all__ = [
-    "CheckpointError",
     "SVI",
+    "CheckpointError",
     "Delta",
     "FitError",
     "Gaussian",
@@ -31,7 +30,6 @@ __all__ = [
     "fit",
     "full_rank",
     "gaussian",
-    "load",
     "low_rank",
     "mean_field",
     "mixture",

@@ -1,34 +1,24 @@
 """One call from a model and its data to a posterior with a verdict."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array
 
 from vi.clock import Clock
-from vi.diagnostics import Diagnostics, diagnose, misfit
-from vi.errors import FitError, NonFiniteTargetError
-from vi.families import Delta, Gaussian, Mixture
-from vi.families.scale import BlockScale, DenseScale, DiagonalScale, Positive
-from vi.gaussian.low_rank import LowRankSolver, LowRankState
-from vi.gaussian.solve import Solver, SolveState
-from vi.loop import Callback, LoopOptions, iterate
+from vi.errors import FitError
+from vi.families.scale import Positive
+from vi.ladder import climb
+from vi.loop import Callback, LoopOptions
 from vi.options import Estimator, FamilyName, FitOptions, OnFailure
 from vi.posterior import Posterior
 from vi.program import Objective
-from vi.runs import plan
-from vi.status import Status
-from vi.target import Target
-from vi.target import target as make_target
-from vi.target.nonfinite import explain
-from vi.verdict import judge, judge_point
+from vi.rung import fit_family
+from vi.targets import Target
+from vi.targets import target as make_target
 
 
 def fit(
@@ -127,121 +117,10 @@ def fit(
     clock = Clock()
     target = make_target(model, *args, **kwargs)
     if family == "auto":
-        from vi.ladder import climb
-
         posterior = climb(target, key, options, loop, clock)
     else:
         posterior, _ = fit_family(target, key, options, loop, clock)
     return _hand_over(posterior, on_failure)
-
-
-def fit_family(
-    target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
-) -> tuple[Posterior, Any]:
-    """Fit one family: plan, run, judge. Returns the posterior and the last state of the run."""
-    run, notes = plan(target, key, options)
-    state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
-    status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
-    if isinstance(run, (Solver, LowRankSolver)):
-        solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
-        _check_started(solver, solved, status)
-        notes = notes + _say_optima(solved)
-    posterior = report(
-        target,
-        run.result(state),
-        key,
-        options,
-        status=status,
-        notes=notes,
-        history=_history(state),
-        gradients=run.info(state)["gradients"],
-        clock=clock,
-    )
-    return posterior, state
-
-
-def _history(state: Any) -> dict[str, np.ndarray]:
-    """Steps at the ends of chunks, and the mean ELBO of each."""
-    if isinstance(state, LowRankState):
-        first, then = _history(state.solve), _history(state.polish)
-        last = first["step"][-1] if len(first["step"]) else 0
-        return {
-            "step": np.append(first["step"], last + then["step"]),
-            "elbo": np.append(first["elbo"], then["elbo"]),
-        }
-    if isinstance(state, SolveState):
-        return {"step": state.history_steps, "elbo": state.history}
-    return {"step": state.steps, "elbo": state.elbos}
-
-
-def report(
-    target: Target,
-    q: Any,
-    key: Array,
-    options: FitOptions,
-    *,
-    status: Status,
-    notes: list[str],
-    history: dict[str, np.ndarray],
-    gradients: int,
-    clock: Clock,
-    rungs: tuple[dict[str, Any], ...] = (),
-) -> Posterior:
-    """Judge a family by fresh draws and put the posterior together."""
-    found = diagnose(_fresh(key), q, target, options.num_draws)
-    if isinstance(q, Delta):
-        verdict = judge_point(found, status, notes)
-    else:
-        verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
-    cost = {"gradients": gradients, "log_densities": len(found.log_p), **clock.read()}
-    return Posterior(
-        target, q, status, verdict, found, history, cost, rungs, key, options.given()
-    )
-
-
-def describe(q: Any) -> str:
-    """A phrase for a family, as in ``full-rank Gaussian (D = 7)``."""
-    if isinstance(q, Gaussian):
-        kinds = {DiagonalScale: "mean-field", DenseScale: "full-rank", BlockScale: "block"}
-        kind = kinds.get(type(q.scale), "low-rank")
-        return f"{kind} Gaussian (D = {q.dim})"
-    if isinstance(q, Mixture):
-        return f"mixture of {q.num_components} Gaussians (D = {q.dim})"
-    return "point" if isinstance(q, Delta) else f"{type(q).__name__} (D = {q.dim})"
-
-
-def _fresh(key: Array) -> Array:
-    """A key that no run uses: runs fold in small numbers only."""
-    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return np.asarray(words) ^ np.uint32(0x9E3779B9)
-
-
-def _worst(found: Diagnostics, q: Any, target: Target) -> list[str]:
-    blame = misfit(found, q)
-    order = [int(i) for i in np.argsort(-blame)[:3] if blame[i] > 0.1]
-    return [target.layout.coordinate(i) for i in order]
-
-
-def _check_started(run: Solver, state: SolveState, status: Status) -> None:
-    if status != Status.NONFINITE or math.isfinite(state.best.elbo):
-        return
-    where = jnp.asarray(run.locs[0], run.target.layout.dtype)
-    raise NonFiniteTargetError(
-        "vi.fit: expected a finite log density and gradient near a start; from "
-        f"{len(run.locs)} starts, each drawn in towards a point 40 times, none was found: "
-        f"{explain(run.target, where)}. Check the data and priors, or pass init=."
-    )
-
-
-def _say_optima(state: SolveState) -> list[str]:
-    """A sentence if another optimum is nearly as good: k-hat cannot see modes that q misses."""
-    gap = state.best.elbo - state.rival.elbo
-    if not math.isfinite(gap) or gap > 5:
-        return []
-    return [
-        f"Starts ended at different optima, the next one {max(gap, 0.0):.2g} nats below: the "
-        "posterior may have several modes, which k-hat cannot see; try family='auto'."
-    ]
 
 
 def _hand_over(posterior: Posterior, on_failure: OnFailure) -> Posterior:
@@ -251,5 +130,3 @@ def _hand_over(posterior: Posterior, on_failure: OnFailure) -> Posterior:
         raise FitError(str(posterior.verdict), posterior)
     warnings.warn(str(posterior.verdict), RuntimeWarning, stacklevel=3)
     return posterior
-
-

@@ -11,16 +11,16 @@ from jaxtyping import Array
 from vi.clock import Clock
 from vi.errors import TargetError
 from vi.families import Gaussian, Mixture, mixture
-from vi.fit import describe, fit_family, report
 from vi.gaussian.mixture import MixtureSolver, add_component
 from vi.gaussian.solve import MAX_DENSE, Candidate, SolveState
 from vi.gaussian.whitening import scale_of
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.posterior import Posterior
+from vi.posterior.verdict import LIMIT
+from vi.rung import describe, fit_family, report
 from vi.status import Status
-from vi.target import Target
-from vi.verdict import LIMIT
+from vi.targets import Target
 
 COMPONENTS = (2, 4, 8)
 BUDGET = 300_000  # gradients
@@ -147,7 +147,7 @@ def _grow(q: Any, found: Any, count: int, other: Gaussian | None) -> Mixture:
 
 
 def _spread(q: Mixture, found: Any) -> Any:
-    """The same draws weighed against the grown mixture, so that the next component goes elsewhere."""
+    """The draws weighed against the grown mixture, so that the next component goes elsewhere."""
     return found._replace(log_q=np.asarray(q.log_prob(jnp.asarray(found.draws))))
 
 

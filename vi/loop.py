@@ -72,7 +72,7 @@ def iterate(run: Run, options: LoopOptions, *, total: int | None = None) -> tupl
       CheckpointError: if the checkpoint belongs to another fit.
     """
     state, saver = _resume(run, options)
-    bar = _Bar(options.progress, total)
+    bar = _Bar(wanted=options.progress, total=total)
     try:
         while not run.done(state):
             state = run.advance(state)
@@ -97,7 +97,9 @@ def _resume(run: Run, options: LoopOptions) -> tuple[Any, "_Saver"]:
         return state, saver
     state, meta = storage.load_like(options.checkpoint, state)
     if meta != saver.fingerprint:
-        differ = sorted(k for k in {*meta, *saver.fingerprint} if meta.get(k) != saver.fingerprint.get(k))
+        differ = sorted(
+            k for k in {*meta, *saver.fingerprint} if meta.get(k) != saver.fingerprint.get(k)
+        )
         raise CheckpointError(
             f"{options.checkpoint}: expected a checkpoint of this fit; it differs in "
             f"{', '.join(differ)}. Delete it to start afresh, or pass another path."
@@ -109,7 +111,11 @@ class _Saver:
     """Saves at most so often that saving takes its share of the time."""
 
     def __init__(self, options: LoopOptions, fingerprint: dict):
-        self.path, self.share, self.fingerprint = options.checkpoint, options.checkpoint_share, fingerprint
+        self.path, self.share, self.fingerprint = (
+            options.checkpoint,
+            options.checkpoint_share,
+            fingerprint,
+        )
         self.spent, self.started = 0.0, time.perf_counter()
 
     def save(self, state: Any, *, force: bool) -> None:
@@ -124,7 +130,7 @@ class _Saver:
 class _Bar:
     """A progress bar that appears only once a run turns out to be long."""
 
-    def __init__(self, wanted: bool | None, total: int | None):
+    def __init__(self, *, wanted: bool | None, total: int | None):
         self.wanted = sys.stderr.isatty() if wanted is None else wanted
         self.patience = 0.0 if wanted else 1.0
         self.total, self.bar, self.started = total, None, time.perf_counter()

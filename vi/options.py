@@ -12,7 +12,7 @@ from vi.errors import TargetError
 from vi.families.scale import Positive
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
 from vi.program import Objective, Pathwise, StickingTheLanding
-from vi.target import Layout
+from vi.targets import Layout
 
 FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
 Estimator = Pathwise | StickingTheLanding | BonnetPrice | SphericalRadial | Stein
@@ -68,7 +68,13 @@ class FitOptions:
     @property
     def stochastic(self) -> bool:
         """Whether an option asks for stochastic optimisation rather than the Gaussian solver."""
-        chosen = (self.objective, self.estimator, self.optimizer, self.learning_rate, self.num_steps)
+        chosen = (
+            self.objective,
+            self.estimator,
+            self.optimizer,
+            self.learning_rate,
+            self.num_steps,
+        )
         return any(x is not None for x in chosen) or self.positive is not None
 
     def given(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.random import host_words
-from vi.target import Target
+from vi.targets import Target
 
 
 @functools.cache

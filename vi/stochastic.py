@@ -17,7 +17,7 @@ from vi.provenance import data_digest, key_words
 from vi.random import fast_key
 from vi.status import Status
 from vi.structural import structural_key
-from vi.target import Target
+from vi.targets import Target
 
 CHUNK = 100  # steps
 MAX_SKIPS = 50  # steps in a row whose loss or gradient is not finite

@@ -66,9 +66,7 @@ def load(path: str | os.PathLike) -> tuple[list, dict]:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(bytes(file["meta"]).decode())
-            leaves = [
-                _restore(file[f"leaf{i}"], kind) for i, kind in enumerate(about["kinds"])
-            ]
+            leaves = [_restore(file[f"leaf{i}"], kind) for i, kind in enumerate(about["kinds"])]
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -38,7 +38,7 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
         return (type(value), tuple(map(inside, value)))
     if isinstance(value, dict):
         return (dict, tuple((k, inside(v)) for k, v in value.items()))
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+    if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return ("array", array.shape, array.dtype.str, array.tobytes())
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vi.target.arguments import LOOKS_AT_DATA, Arguments
+from vi.targets.arguments import LOOKS_AT_DATA, Arguments
 
 if TYPE_CHECKING:
     from numpyro.infer.svi import SVIRunResult, SVIState
@@ -52,7 +52,9 @@ class SVI:
         self.optim, self.static_kwargs = self._svi.optim, static_kwargs
         self._chunks: dict[tuple, Callable] = {}
 
-    def init(self, rng_key: Array, *args: Any, init_params: Any = None, **kwargs: Any) -> "SVIState":
+    def init(
+        self, rng_key: Array, *args: Any, init_params: Any = None, **kwargs: Any
+    ) -> "SVIState":
         """The initial state; as NumPyro's."""
         return self._svi.init(rng_key, *args, init_params=init_params, **kwargs)
 
@@ -114,7 +116,9 @@ class SVI:
             state = self.init(rng_key, *args, init_params=init_params, **kwargs)
         mode = (stable_update, forward_mode_differentiation)
         try:
-            state, losses = self._run(state, num_steps, args, kwargs, mode, progress_bar, bake=False)
+            state, losses = self._run(
+                state, num_steps, args, kwargs, mode, progress_bar, bake=False
+            )
         except LOOKS_AT_DATA:
             state, losses = self._run(state, num_steps, args, kwargs, mode, progress_bar, bake=True)
         return SVIRunResult(self.get_params(state), state, jnp.asarray(losses))
@@ -141,7 +145,9 @@ class SVI:
                 losses.append(np.asarray(part)[:count])
                 bar.update(count)
                 if progress_bar:
-                    mean = float(np.nanmean(losses[-1])) if np.isfinite(losses[-1]).any() else np.nan
+                    mean = (
+                        float(np.nanmean(losses[-1])) if np.isfinite(losses[-1]).any() else np.nan
+                    )
                     bar.set_postfix_str(f"init loss: {losses[0][0]:.4f}, avg. loss: {mean:.4f}")
         return state, np.concatenate(losses)
 

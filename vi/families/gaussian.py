@@ -1,6 +1,7 @@
 """The Gaussian family, with a covariance of any structure."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from vi.families.scale import (
     DiagonalScale,
     LowRankScale,
     Positive,
-    Scale,
 )
 from vi.module import module
 
@@ -35,7 +35,7 @@ class Gaussian:
     """
 
     loc: Float[Array, " D"]
-    scale: Scale
+    scale: Any  # one of vi.families.scale
 
     @property
     def dim(self) -> int:

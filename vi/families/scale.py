@@ -158,11 +158,11 @@ class BlockScale:
     def mahalanobis(self, offset: Float[Array, "... D"]) -> Float[Array, "..."]:
         """``xᵀ Σ⁻¹ x`` for each row."""
         pairs = zip(self.blocks, split(offset, self.indices), strict=True)
-        return sum(b.mahalanobis(x) for b, x in pairs)
+        return jnp.sum(jnp.stack([b.mahalanobis(x) for b, x in pairs]), axis=0)
 
     def log_det(self) -> Float[Array, ""]:
         """``½ log |Σ|``."""
-        return sum(b.log_det() for b in self.blocks)
+        return jnp.sum(jnp.stack([b.log_det() for b in self.blocks]))
 
     def covariance(self) -> Float[Array, "D D"]:
         """Σ, dense."""
@@ -186,7 +186,10 @@ class LowRankScale:
 
     @classmethod
     def of(
-        cls, diagonal: Float[Array, " D"], factor: Float[Array, "D R"], positive: Positive = "linear"
+        cls,
+        diagonal: Float[Array, " D"],
+        factor: Float[Array, "D R"],
+        positive: Positive = "linear",
     ) -> "LowRankScale":
         """The scale with the given positive diagonal s and factor F."""
         return cls(from_positive(diagonal, positive), factor, positive)
@@ -232,6 +235,3 @@ class LowRankScale:
     def variance(self) -> Float[Array, " D"]:
         """The diagonal of Σ."""
         return self.diagonal**2 + jnp.sum(self.factor**2, axis=1)
-
-
-Scale = DiagonalScale | DenseScale | BlockScale | LowRankScale

@@ -1,6 +1,6 @@
 """The Gaussian core: coordinates, estimators of its moments, and optimizers on its geometry."""
 
-from vi.gaussian.batch_and_match import ScoreSample, Scores, batch_and_match
+from vi.gaussian.batch_and_match import Scores, ScoreSample, batch_and_match
 from vi.gaussian.bures_wasserstein import bures_wasserstein, forward_backward
 from vi.gaussian.coordinates import Expectation, MeanCovariance, Natural, SquareRoot
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein

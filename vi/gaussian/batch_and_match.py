@@ -1,6 +1,6 @@
 """Batch and match: fit a Gaussian by matching scores on draws from it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,7 @@ class ScoreSample:
         if self.antithetic:
             noise = jnp.concatenate([noise, -noise])
         z, _ = q.draw(noise)
-        values, scores = jax.vmap(
-            jax.value_and_grad(lambda x: target.log_density(x, batch_key))
-        )(z)
+        values, scores = jax.vmap(jax.value_and_grad(lambda x: target.log_density(x, batch_key)))(z)
         return -jnp.mean(values) - q.entropy(), Scores(z, scores)
 
 
@@ -90,11 +88,9 @@ def batch_and_match(
         return BatchAndMatchState(jnp.zeros((), jnp.int32))
 
     def update(
-        sample: Scores, state: BatchAndMatchState, params: Gaussian | None = None, **extra: object
+        sample: Scores, state: BatchAndMatchState, params: Any = None, **extra: object
     ) -> tuple[Gaussian, BatchAndMatchState]:
         del extra
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
         if not isinstance(sample, Scores):
             raise TypeError(
                 f"batch_and_match: expected Scores as updates; got {type(sample).__name__}. "
@@ -129,8 +125,7 @@ def batch_and_match(
                 "Use natural_gradient for block scales."
             )
         loc = (params.loc + rate * (pull + z_mean)) / (1 + rate)
-        new = replace(params, loc, new_root)
+        new = replace(loc, new_root)
         return updates(new, params), BatchAndMatchState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
-

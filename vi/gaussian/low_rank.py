@@ -23,8 +23,8 @@ from vi.program import StickingTheLanding, elbo
 from vi.random import host_generator
 from vi.status import Status
 from vi.stochastic import StochasticRun, StochasticState
-from vi.target import Target
-from vi.target.affine import AffineTarget
+from vi.targets import Target
+from vi.targets.affine import AffineTarget
 
 CURVATURE_DRAWS = 8
 LEARNING_RATE = 1e-2  # standard deviations a step
@@ -139,14 +139,15 @@ def _curvature(q: Gaussian, target: Target, noise: Array, v: Array) -> Array:
     return jnp.mean(jax.vmap(at)(noise), axis=0)
 
 
-def _smallest(q: Gaussian, target: Target, noise: np.ndarray, rank: int) -> tuple:
+def _smallest(q: Gaussian, target: Target, noise: np.ndarray, rank: int) -> Any:
     """Smallest eigenpairs of the averaged curvature, by ARPACK's Lanczos on the host."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     def matvec(v: np.ndarray) -> np.ndarray:
         return np.asarray(_curvature(q, target, noise, v.reshape(-1).astype(noise.dtype)), float)
 
-    operator = LinearOperator((target.dim, target.dim), matvec=matvec, dtype=float)
+    shape = (target.dim, target.dim)
+    operator = LinearOperator(shape, matvec=matvec, dtype=float)  # pyright: ignore
     start = np.cos(np.arange(target.dim) * 2.4) + 1.5  # any fixed vector without symmetry
     try:
         return eigsh(operator, k=rank, which="SA", v0=start, tol=1e-2, maxiter=20 * rank)

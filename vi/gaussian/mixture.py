@@ -27,7 +27,7 @@ from vi.gaussian.spherical import directions_of, estimate
 from vi.provenance import data_digest, key_words
 from vi.random import host_generator
 from vi.status import Status
-from vi.target import Target
+from vi.targets import Target
 
 CHUNK = 10  # steps
 CHUNKS = 8  # of moving, then half as many of averaging
@@ -163,7 +163,7 @@ class MixtureSolver:
 
 def as_mixture(logits: Array, components: refine.RefineState) -> Mixture:
     """The mixture that a state stands for; its roots are lower triangular."""
-    return Mixture(logits, Gaussian(components.loc, DenseScale(components.root.matrix)))
+    return Mixture(logits, Gaussian(components.loc, DenseScale(components.root.dense().matrix)))
 
 
 def add_component(q: Gaussian | Mixture, draws: np.ndarray, log_ratios: np.ndarray) -> Mixture:

@@ -1,6 +1,6 @@
 """Natural gradient ascent of the ELBO over a Gaussian: variational online Newton."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -32,7 +32,7 @@ def limited_move(move: Array) -> Array:
 def natural_gradient(
     learning_rate: optax.ScalarOrSchedule, *, max_change: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Natural-gradient steps that keep the covariance positive definite, as an optax transformation.
+    r"""Natural-gradient steps that keep the covariance positive definite.
 
     In whitened coordinates, with A = Lᵀ E[-∇² log p] L, X = A - I and g = Lᵀ E[∇ log p],
 
@@ -80,17 +80,17 @@ def natural_gradient(
         return NaturalGradientState(jnp.zeros((), jnp.int32))
 
     def update(
-        grads: Gaussian, state: NaturalGradientState, params: Gaussian | None = None, **extra: object
+        grads: Gaussian,
+        state: NaturalGradientState,
+        params: Any = None,
+        **extra: object,
     ) -> tuple[Gaussian, NaturalGradientState]:
         del extra
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
         root, gradient, excess = whiten(params, grads, "natural_gradient")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         rate = limited_rate(jnp.asarray(rate, params.loc.dtype), excess, max_change)
         new_root, move, _ = root.natural_update(excess, gradient, rate)
-        new = replace(params, params.loc + new_root.matmul(limited_move(move)), new_root)
+        new = replace(params.loc + new_root.matmul(limited_move(move)), new_root)
         return updates(new, params), NaturalGradientState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
-

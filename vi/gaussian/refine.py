@@ -101,9 +101,7 @@ def update(seen: Estimate, state: RefineState) -> tuple[RefineState, Array]:
     moving_gain = GAIN * (1 + 0.3 * turns.astype(dtype)) ** -0.6
     gain = jnp.where(state.averaging, 1 / (1 / state.gain + 1), moving_gain)
     momentum = jnp.where(state.averaging, 0.0, MOMENTUM)
-    velocity = jax.tree.map(
-        lambda v, x: momentum * v + x, state.velocity, (gradient, excess)
-    )
+    velocity = jax.tree.map(lambda v, x: momentum * v + x, state.velocity, (gradient, excess))
     rate = limited_rate(gain, velocity[1], MAX_CHANGE)
     root, move, change = state.root.natural_update(velocity[1], velocity[0], rate)
     if state.metric is None:

@@ -6,6 +6,7 @@ their methods, so that one natural-gradient step serves every structure.
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +171,40 @@ class BlockRoot:
         return self._new([d[0] for d in done]), move, change
 
 
-Root = DenseRoot | DiagonalRoot | BlockRoot
+class Root(Protocol):
+    """What all three have in common."""
+
+    def matmul(self, x: Array) -> Array:
+        """``L x`` for each row of ``x``."""
+        ...
+
+    def transpose_matmul(self, x: Array) -> Array:
+        """``Lᵀ x`` for each row of ``x``."""
+        ...
+
+    def dense(self) -> DenseRoot:
+        """The same root as one matrix."""
+        ...
+
+    def part(self, full: Any) -> Any:
+        """A symmetric matrix on this root's sparsity."""
+        ...
+
+    def natural_update(self, excess: Any, gradient: Array, rate: Array) -> tuple[Any, Array, Array]:
+        """A natural-gradient step; see `DenseRoot.natural_update`."""
+        ...
+
+
+class SearchRoot(Root, Protocol):
+    """What a search needs besides; dense and diagonal roots have it."""
+
+    def outer(self, u: Array, g: Array) -> Any:
+        """The symmetric part of ``Σᵢ uᵢ gᵢᵀ``, on this root's sparsity."""
+        ...
+
+    def spectral(self, curvature: Any) -> tuple[Array, Callable, Callable]:
+        """Eigenvalues and what to do in the eigenbasis; see `DenseRoot.spectral`."""
+        ...
 
 
 def restrict(root: DenseRoot, structure: str, groups: Groups = ()) -> Root:
@@ -193,21 +227,19 @@ def restrict(root: DenseRoot, structure: str, groups: Groups = ()) -> Root:
     return BlockRoot(tuple(blocks), groups)
 
 
-def minus_identity(curvature: Root) -> Root:
+def minus_identity(curvature: SearchRoot) -> SearchRoot:
     """A symmetric matrix of a root's sparsity, less the identity."""
     if isinstance(curvature, DiagonalRoot):
         return DiagonalRoot(curvature.diagonal - 1)
-    if isinstance(curvature, BlockRoot):
-        return BlockRoot(tuple(map(minus_identity, curvature.blocks)), curvature.indices)  # type: ignore[arg-type]
-    dim = curvature.matrix.shape[0]
-    return DenseRoot(curvature.matrix - jnp.eye(dim, dtype=curvature.matrix.dtype))
+    matrix = curvature.dense().matrix
+    return DenseRoot(matrix - jnp.eye(matrix.shape[0], dtype=matrix.dtype))
 
 
 def squared_norm(matrix: Root) -> Array:
     """Squared Frobenius norm."""
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(matrix))
+    return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(matrix)]))
 
 
-def scaled(root: Root, factor: Array) -> Root:
+def scaled(root: Any, factor: Array) -> Any:
     """The root times a number."""
     return jax.tree.map(lambda leaf: leaf * factor, root)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi.gaussian.root import Root, scaled
+from vi.gaussian.root import SearchRoot, scaled
 from vi.gaussian.spherical import Estimate, distance
 from vi.status import Status
 
@@ -29,11 +29,11 @@ class SearchState(NamedTuple):
 
     step: Array
     loc: Float[Array, " D"]
-    root: Root
+    root: SearchRoot
     log_det: Array
     found: Estimate  # at (loc, root)
     next_loc: Float[Array, " D"]
-    next_root: Root
+    next_root: SearchRoot
     next_log_det: Array
     rotation: Array  # number of the rotation in use
     refresh: Array  # whether the next look is at the same place with a new rotation
@@ -45,7 +45,7 @@ class SearchState(NamedTuple):
     status: Array
 
 
-def init(loc: np.ndarray, root: Root, log_det: float) -> SearchState:
+def init(loc: np.ndarray, root: SearchRoot, log_det: float) -> SearchState:
     """Start a search at N(loc, root rootᵀ). NumPy in and out: nothing is compiled."""
     dtype, dim = loc.dtype, loc.shape[0]
     real, count = dtype.type, np.int32
@@ -105,8 +105,9 @@ def update(seen: Estimate, state: SearchState, tolerance: Array | float) -> Sear
     fail = moved & ~accept
     radius_loc = jnp.where(grow, jnp.minimum(3 * state.radius_loc, 1e8), state.radius_loc)
     radius_loc = jnp.where(fail, 0.25 * jnp.minimum(radius_loc, state.length), radius_loc)
-    radius_scale = jnp.where(grow, jnp.minimum(1.5 * state.radius_scale, math.log(100.0)),
-                             state.radius_scale)
+    radius_scale = jnp.where(
+        grow, jnp.minimum(1.5 * state.radius_scale, math.log(100.0)), state.radius_scale
+    )
     radius_scale = jnp.where(fail, radius_scale / 3, radius_scale)
     stuck = fail & (radius_scale < 1e-3)
     radius_loc = jnp.where(stuck, math.sqrt(dim), radius_loc)
@@ -130,13 +131,18 @@ def update(seen: Estimate, state: SearchState, tolerance: Array | float) -> Sear
     def pick(when_blind: Any, when_refresh: Any, otherwise: Any) -> Any:
         return jax.tree.map(
             lambda a, b, c: jnp.where(blind, a, jnp.where(refresh, b, c)),
-            when_blind, when_refresh, otherwise,
+            when_blind,
+            when_refresh,
+            otherwise,
         )
 
     never = ~jnp.isfinite(state.found.elbo)  # not even the start has been seen finite
     shrunk_loc = jnp.where(never, 0.5, 1.0) * state.next_loc
-    shrunk = (shrunk_loc, scaled(state.next_root, jnp.asarray(0.3, dtype)),
-              state.next_log_det + dim * math.log(0.3))
+    shrunk = (
+        shrunk_loc,
+        scaled(state.next_root, jnp.asarray(0.3, dtype)),
+        state.next_log_det + dim * math.log(0.3),
+    )
     next_loc, next_root, next_log_det = pick(
         shrunk, (loc, root, log_det), (propose_loc, propose_root, propose_log_det)
     )
@@ -163,8 +169,13 @@ def update(seen: Estimate, state: SearchState, tolerance: Array | float) -> Sear
 
 
 def _propose(
-    loc: Array, root: Root, log_det: Array, found: Estimate, radius_loc: Array, radius_scale: Array
-) -> tuple[Array, Root, Array, Array]:
+    loc: Array,
+    root: SearchRoot,
+    log_det: Array,
+    found: Estimate,
+    radius_loc: Array,
+    radius_scale: Array,
+) -> tuple[Array, SearchRoot, Array, Array]:
     """The trust-region step in the metric of the absolute curvature."""
     excess, rotate, rebuild = root.spectral(found.excess)
     curvature = jnp.abs(1 + excess)

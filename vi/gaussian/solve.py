@@ -16,19 +16,18 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.blocks import Groups
-from vi.compile import quick_jit
 from vi.families import Gaussian
 from vi.gaussian import refine, search
+from vi.gaussian.chunk import CHUNK, ROTATIONS, run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
-from vi.gaussian.spherical import directions_of, estimate
+from vi.gaussian.spherical import directions_of
+from vi.gaussian.stopping import Window, finished
 from vi.gaussian.whitening import scale_of
 from vi.provenance import data_digest, key_words
 from vi.random import host_generator
 from vi.status import Status
-from vi.target import Target
+from vi.targets import Target
 
-CHUNK = 10  # steps
-ROTATIONS = 4  # supplied for a chunk of the search, which uses each for a few steps
 MAX_SEARCH_STEPS = 100
 STARTS = (  # uniform within ± the first, with the second as standard deviation
     (0.1, 1.0),
@@ -40,13 +39,10 @@ STARTS = (  # uniform within ± the first, with the second as standard deviation
     (2.0, 1.0),
     (0.5, 0.3),
 )
-AGREEING = 4  # starts that end in one place, the best: enough in any case
+AGREEING = 3  # starts that end in one place, the best: enough in any case
 EFFORT = 2000  # gradients of searching after which two such starts are enough
 MAX_EFFORT = 10_000  # gradients of searching after which no start is added to three
 MAX_CYCLES = 4
-CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
-STEP_TOLERANCE = 6e-3  # nats a step of rate one may still gain, for D up to 20
-NOISE_TOLERANCE = 0.02  # nats the noise of the final average may cost
 MAX_DENSE = 1000  # coordinates, for a search with a dense root
 MAX_DIRECTIONS = 64  # in a rotation, beyond that
 
@@ -69,18 +65,6 @@ class Candidate(NamedTuple):
     elbo: float
 
 
-class Window(NamedTuple):
-    """Sums over the steps of the current averaging window, for the stopping test."""
-
-    count: int
-    total: np.ndarray  # sum of residuals
-    squares: float  # sum of their squared norms
-    chunks: int
-    first_order: float  # sums over chunks of the two parts of the variance of the test
-    second_order: float
-    elbo: float  # sum of ELBOs
-
-
 class SolveState(NamedTuple):
     """Everything the solver knows; a pytree of arrays and numbers, to be checkpointed."""
 
@@ -101,54 +85,6 @@ class SolveState(NamedTuple):
     status: int
     history: np.ndarray  # ELBO estimates, one a chunk
     history_steps: np.ndarray
-
-
-@quick_jit
-def _run_chunk(
-    searching: Array,
-    rotations: Array,
-    first: Array,
-    states: tuple[search.SearchState, refine.RefineState],
-    target: Target,
-    tolerance: Array,
-) -> tuple[tuple[search.SearchState, refine.RefineState], Array, Array, Array]:
-    """Up to one step for each rotation, of the search or of the refinement.
-
-    Both look at the density in the same way, so that the model is traced and compiled once.
-    """
-    length, _, dim = rotations.shape
-    blank = jnp.zeros(refine.residual_size(states[1].root), rotations.dtype)
-
-    def step(states: tuple, number: Array) -> tuple:
-        searched, refined = states
-        rotation = jnp.where(searching, searched.rotation - first, number)
-        looking = (searched.next_loc, searched.next_root, searched.next_log_det)
-        root = refined.root.dense() if isinstance(searched.root, DenseRoot) else refined.root
-        here = (refined.loc, root, refined.log_det)
-        place = jax.tree.map(lambda a, b: jnp.where(searching, a, b), looking, here)
-        radius = math.sqrt(dim + 2)
-        seen = estimate(target.value_and_grad, *place, rotations[rotation], radius)
-        states, residual = jax.lax.cond(
-            searching,
-            lambda: ((search.update(seen, searched, tolerance), refined), blank),
-            lambda: _swap(searched, *refine.update(seen, refined)),
-        )
-        return states, (seen.elbo, residual)
-
-    def guarded(states: tuple, number: Array) -> tuple:
-        searched, refined = states
-        supplied = searched.rotation - first < ROTATIONS
-        search_on = (searched.status == Status.RUNNING) & supplied
-        on = jnp.where(searching, search_on, refined.status == Status.RUNNING)
-        idle = (jnp.asarray(jnp.nan, rotations.dtype), blank)
-        return jax.lax.cond(on, step, lambda states, _: (states, idle), states, number)
-
-    states, (elbos, residuals) = jax.lax.scan(guarded, states, jnp.arange(length))
-    return states, elbos, residuals @ residuals.T, jnp.sum(residuals, axis=0)
-
-
-def _swap(searched: search.SearchState, refined: refine.RefineState, residual: Array) -> tuple:
-    return (searched, refined), residual
 
 
 class Solver:
@@ -284,7 +220,7 @@ class Solver:
             rotations = self._rotations(CHUNK, 2, state.phase, int(state.refine.step))
         averaging = not searching and state.chunk >= 2**state.cycle
         before = (state.search, state.refine._replace(averaging=np.bool_(averaging)))
-        after, elbos, gram, total = _run_chunk(
+        after, elbos, gram, total = run_chunk(
             np.bool_(searching),
             rotations,
             np.int32(first),
@@ -299,7 +235,9 @@ class Solver:
             taken = int(searched.step) - int(state.search.step)
             elbo = float(searched.found.elbo)
         else:
-            elbo = float(np.mean(elbos[np.isfinite(elbos)])) if np.isfinite(elbos).any() else math.nan
+            elbo = (
+                float(np.mean(elbos[np.isfinite(elbos)])) if np.isfinite(elbos).any() else math.nan
+            )
         state = state._replace(
             search=searched,
             refine=refined,
@@ -313,7 +251,7 @@ class Solver:
         if searching:
             return self._after_search(state)
         if averaging:
-            window = _extend(state.window, np.asarray(gram, float), np.asarray(total, float), elbo)
+            window = state.window.add(np.asarray(gram, float), np.asarray(total, float), elbo)
             state = state._replace(window=window)
         return self._after_refine(state._replace(chunk=state.chunk + 1))
 
@@ -370,17 +308,15 @@ class Solver:
             return self._finish(state, Status.NONFINITE)
         if state.chunk < 2 ** (state.cycle + 1):
             return state
-        gain, sem, noise = left = left_to_gain(state.window)
-        state = state._replace(left=np.array(left))
-        tolerance = STEP_TOLERANCE * max(1.0, self.target.dim / 20)
-        moving = gain + CONFIDENCE * sem > tolerance
-        noisy = noise * float(state.refine.gain) > NOISE_TOLERANCE
-        if not (moving or noisy):
+        state = state._replace(left=np.array(state.window.left_to_gain()))
+        if finished(state.window, float(state.refine.gain), self.target.dim):
             return self._finish(state, Status.CONVERGED)
         if state.cycle + 1 == MAX_CYCLES:
             return self._finish(state, Status.MAX_STEPS)
         again = state.refine._replace(turns=np.int32(2))
-        return state._replace(refine=again, cycle=state.cycle + 1, chunk=0, window=_window(again.root))
+        return state._replace(
+            refine=again, cycle=state.cycle + 1, chunk=0, window=_window(again.root)
+        )
 
     def _finish(self, state: SolveState, status: Status) -> SolveState:
         at, window = state.refine, state.window
@@ -398,7 +334,7 @@ class Solver:
         return state._replace(phase=Phase.DONE)
 
 
-def log_det(root: Root) -> float:
+def log_det(root: Any) -> float:
     """``log |det L|`` on the host."""
     if isinstance(root, DiagonalRoot):
         return float(np.sum(np.log(np.abs(root.diagonal))))
@@ -408,42 +344,7 @@ def log_det(root: Root) -> float:
 
 
 def _window(root: Root) -> Window:
-    return Window(0, np.zeros(refine.residual_size(root)), 0.0, 0, 0.0, 0.0, 0.0)
-
-
-def left_to_gain(window: Window) -> tuple[float, float, float]:
-    r"""What a natural-gradient step would still gain, estimated from a window of residuals.
-
-    With residuals R_i of mean R the gain is ½‖R‖² to second order; its U-statistic
-    :math:`\tfrac{1}{2n(n-1)} \sum_{i\ne j} R_i^T R_j` has no bias from the noise.
-
-    Args:
-      window: sums over n residuals.
-
-    Returns:
-      The estimate, its standard error, and what the noise of one step costs, in nats.
-    """
-    n = window.count
-    mean = (float(np.sum(window.total**2)) - window.squares) / (n * (n - 1))
-    variance = 4 * window.first_order / window.chunks / n
-    variance += 2 * window.second_order / window.chunks / (n * (n - 1))
-    noise = max(window.squares / n - max(mean, 0.0), 0.0)
-    return 0.5 * mean, 0.5 * math.sqrt(variance), 0.5 * noise
-
-
-def _extend(window: Window, gram: np.ndarray, total: np.ndarray, elbo: float) -> Window:
-    off = gram - np.diag(np.diag(gram))
-    n = len(gram)
-    projections = off.sum(1) / (n - 1)
-    return Window(
-        count=window.count + n,
-        total=window.total + total,
-        squares=window.squares + float(np.trace(gram)),
-        chunks=window.chunks + 1,
-        first_order=window.first_order + float(projections.var(ddof=1)),
-        second_order=window.second_order + float((off**2).sum() / (n * (n - 1))),
-        elbo=window.elbo + elbo,
-    )
+    return Window.empty(refine.residual_size(root))
 
 
 def _solve(root: DenseRoot | DiagonalRoot, x: np.ndarray) -> np.ndarray:

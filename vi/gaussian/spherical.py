@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi.gaussian.root import Root, minus_identity, squared_norm
+from vi.gaussian.root import SearchRoot, minus_identity, squared_norm
 
 ValueAndGrad = Callable[[Array], tuple[Array, Array]]
 _MAX_POINTS = 1024  # points evaluated at once; more are taken in turns, to bound memory
@@ -41,7 +41,9 @@ class Estimate(NamedTuple):
     elbo: Float[Array, ""]
     score: Float[Array, " D"]  # gradient of the expected log density
     gradient: Float[Array, " D"]  # the same, whitened
-    excess: Root  # whitened curvature less the identity: zero at the best Gaussian
+    excess: (
+        Any  # a root's sparsity: whitened curvature less the identity: zero at the best Gaussian
+    )
     finite: Array  # whether every evaluation was
 
 
@@ -58,7 +60,7 @@ def directions_of(normal: Any) -> Any:
 def estimate(
     value_and_grad: ValueAndGrad,
     loc: Float[Array, " D"],
-    root: Root,
+    root: SearchRoot,
     log_det: Float[Array, ""],
     directions: Float[Array, "R D"],
     radius: Float[Array, ""] | float,

@@ -5,6 +5,8 @@ lower triangle of the symmetric matrix ``Lᵀ E[-∇² log p] L - I``. That is a
 second-order rules needs, so each of them is a plain optax transformation of loss gradients.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +14,18 @@ from jaxtyping import Array
 
 from vi.families.gaussian import Gaussian
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale
-from vi.gaussian.root import BlockRoot, DenseRoot, DiagonalRoot, Root
+from vi.gaussian.root import BlockRoot, DenseRoot, DiagonalRoot
 
 
-def root_of(q: Gaussian, owner: str) -> Root:
+def root_of(q: Gaussian | None, owner: str) -> DenseRoot | DiagonalRoot | BlockRoot:
     """The square root of a Gaussian's covariance.
 
     Raises:
+      ValueError: if there is no Gaussian, since ``update`` was called without ``params``.
       TypeError: if the scale is not diagonal, dense or block with ``positive="linear"``.
     """
+    if q is None:
+        raise ValueError(f"{owner}: expected params in update(grads, state, params); got None.")
     scale = q.scale
     if getattr(scale, "positive", None) != "linear" or not isinstance(
         scale, (DiagonalScale, DenseScale, BlockScale)
@@ -38,19 +43,21 @@ def root_of(q: Gaussian, owner: str) -> Root:
     return BlockRoot(tuple(DenseRoot(jnp.tril(b.raw)) for b in scale.blocks), scale.indices)
 
 
-def scale_of(root: Root) -> DiagonalScale | DenseScale | BlockScale:
+def scale_of(root: Any) -> DiagonalScale | DenseScale | BlockScale:
     """The scale whose root this is, a dense one made lower triangular. Runs on the host."""
     if isinstance(root, DiagonalRoot):
         return DiagonalScale(jnp.asarray(np.abs(root.diagonal)))
     if isinstance(root, BlockRoot):
-        return BlockScale(tuple(scale_of(block) for block in root.blocks), root.indices)  # type: ignore[arg-type]
+        return BlockScale(tuple(scale_of(block) for block in root.blocks), root.indices)
     matrix = np.asarray(root.matrix)
-    upper = np.linalg.qr(matrix.T, mode="r")  # L Lᵀ = Rᵀ R: no squaring of the condition
+    upper = np.asarray(
+        np.linalg.qr(matrix.T, mode="r")
+    )  # L Lᵀ = Rᵀ R: no squaring of the condition
     signs = np.where(np.diagonal(upper) < 0, -1, 1)
     return DenseScale(jnp.asarray((upper * signs[:, None]).T.astype(matrix.dtype)))
 
 
-def whiten(q: Gaussian, grads: Gaussian, owner: str) -> tuple[Root, Array, Root]:
+def whiten(q: Gaussian, grads: Any, owner: str) -> tuple[Any, Array, Any]:
     """The root of q, the whitened gradient of the ELBO in the location, and the excess A - I."""
     root = root_of(q, owner)
     gradient = -root.transpose_matmul(grads.loc)
@@ -68,8 +75,8 @@ def _dense_excess(root: DenseRoot, gradient: Array) -> DenseRoot:
     return DenseRoot(lower + jnp.tril(lower, -1).T)
 
 
-def replace(q: Gaussian, loc: Array, root: Root) -> Gaussian:
-    """A Gaussian like ``q`` with another location and root."""
+def replace(loc: Array, root: Any) -> Gaussian:
+    """The Gaussian with a location and a root."""
     if isinstance(root, DiagonalRoot):
         return Gaussian(loc, DiagonalScale(root.diagonal))
     if isinstance(root, DenseRoot):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from numpyro.infer.util import compute_log_probs
 
 from vi.errors import TargetError
@@ -67,7 +67,10 @@ class GuideView:
         def one(values: dict[str, Array]) -> Array:
             guide = seed(self._guide, jax.random.key(0))
             log_probs, _ = compute_log_probs(
-                substitute(guide, substitute_fn=_stochastic(values)), self._args, self._kwargs, params
+                substitute(guide, substitute_fn=_stochastic(values)),
+                self._args,
+                self._kwargs,
+                params,
             )
             return jnp.asarray(sum(log_probs.values()))
 

@@ -12,7 +12,7 @@ from vi.errors import TargetError
 from vi.module import module, static
 from vi.program.estimators import Estimator, Pathwise
 from vi.program.views import FamilyView, TargetView
-from vi.target import Target
+from vi.targets import Target
 
 
 @module

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi.program.estimators import Estimator
-from vi.target import Target
+from vi.targets import Target
 
 
 class FamilyView:

@@ -19,8 +19,8 @@ from vi.options import FitOptions, groups_of
 from vi.program import Objective, Pathwise, StickingTheLanding, elbo, with_estimator
 from vi.random import host_generator
 from vi.stochastic import StochasticRun
-from vi.target import Target
-from vi.target.nonfinite import explain
+from vi.targets import Target
+from vi.targets.nonfinite import explain
 
 PARTICLES = 10  # of the default objective
 LEARNING_RATE = 1e-2  # of the default optimizer
@@ -51,8 +51,9 @@ def plan(
         family = "full_rank" if target.dim <= MAX_DENSE else "mean_field"
         if family == "mean_field":
             notes.append(
-                f"With D = {target.dim} a full covariance would take {2 * target.dim + 1} gradients "
-                "a step, so the family is mean field; family='low_rank' keeps some correlation."
+                f"With D = {target.dim} a full covariance would take {2 * target.dim + 1} "
+                "gradients a step, so the family is mean field; family='low_rank' keeps some "
+                "of the correlation."
             )
     init = None if options.init is None else jax.jit(Target.unconstrain)(target, options.init)
     if family in _SECOND_ORDER and not options.stochastic and not target.subsampled:
@@ -135,7 +136,9 @@ def _gradients(estimator: Any, q: Any) -> int:
         return estimator.num_samples * (q.dim + 1)
     if isinstance(estimator, (Stein, ScoreSample)):
         return estimator.num_samples
-    particles = dict(estimator.options).get("num_particles", 1) if isinstance(estimator, Objective) else 1
+    particles = (
+        dict(estimator.options).get("num_particles", 1) if isinstance(estimator, Objective) else 1
+    )
     return particles * (q.num_components if isinstance(q, Mixture) else 1)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.compile import quick_jit
-from vi.psis import Psis, psis
+from vi.posterior.psis import Psis, psis
 from vi.random import fast_key
-from vi.target import Target
+from vi.targets import Target
 
 _BLOCK = 256  # draws evaluated at once
-_OPERATIONS = 6e8  # spent on the log densities of the draws, unless told otherwise
+_OPERATIONS = 4.2e8  # spent on the log densities of the draws, unless told otherwise
 _FEWEST, _MOST = 2048, 8192
 
 
@@ -45,9 +45,9 @@ def _draw_and_weigh(
 
 
 def default_draws(target: Target) -> int:
-    """Number of draws worth their cost: a power of two between 2048 and 8192."""
-    affordable = max(_OPERATIONS / target.operations, 1.0)
-    return int(min(max(2 ** math.floor(math.log2(affordable)), _FEWEST), _MOST))
+    """Number of draws worth their cost: a multiple of 1024 between 2048 and 8192."""
+    affordable = 1024 * int(_OPERATIONS / target.operations / 1024)
+    return min(max(affordable, _FEWEST), _MOST)
 
 
 def diagnose(key: Array, q: Any, target: Target, num_draws: int | None = None) -> Diagnostics:
@@ -62,7 +62,7 @@ def diagnose(key: Array, q: Any, target: Target, num_draws: int | None = None) -
       key: a key; use one that the fit has not used.
       q: a family.
       target: the target.
-      num_draws: S, rounded up to a multiple of 256; by default what costs about 6e8
+      num_draws: S, rounded up to a multiple of 256; by default what costs about 4e8
         operations, between 2048 and 8192.
 
     Returns:

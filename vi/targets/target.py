@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError, blame_model, check_call
 from vi.module import module, static
-from vi.target.arguments import LOOKS_AT_DATA, Arguments
-from vi.target.density import PlainDensity
-from vi.target.layout import Layout
+from vi.targets.arguments import LOOKS_AT_DATA, Arguments
+from vi.targets.density import PlainDensity
+from vi.targets.layout import Layout
 
 _STRUCTURES: OrderedDict[tuple, Any] = OrderedDict()  # so that equal calls share compiled code
 _MAX_STRUCTURES = 256
@@ -51,9 +51,7 @@ class Target:
         """Whether the model has a plate that draws minibatches of its rows."""
         return bool(self.structure.plates) and self.structure.all_rows
 
-    def log_density(
-        self, z: Float[Array, " D"], key: Array | None = None
-    ) -> Float[Array, ""]:
+    def log_density(self, z: Float[Array, " D"], key: Array | None = None) -> Float[Array, ""]:
         """Log density at ``z``, in nats, up to the model's own normalisation.
 
         Args:
@@ -213,7 +211,7 @@ def _inspect(
     with blame_model("vi.target", args, kwargs):
         is_model, returned = _is_model(model, arguments, data)
         if is_model:
-            from vi.target.numpyro_model import NumPyroModel
+            from vi.targets.numpyro_model import NumPyroModel
 
             return NumPyroModel(model, arguments, data)
         if args and getattr(returned, "shape", None) == ():

@@ -3,7 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
-from vi.diagnostics import Diagnostics
+from vi.posterior.diagnostics import Diagnostics
 from vi.status import Status
 
 Grade = Literal["good", "fair", "poor", "failed"]
@@ -94,7 +94,9 @@ def judge(
 
 def judge_point(found: Diagnostics, status: Status, notes: list[str]) -> Verdict:
     """Grade a point estimate, which k-hat cannot: at best ``fair``, since it has no spread."""
-    text = f"a point estimate with log density {found.log_p[0]:.3f}; it says nothing of uncertainty."
+    text = (
+        f"a point estimate with log density {found.log_p[0]:.3f}; it says nothing of uncertainty."
+    )
     if status == Status.CONVERGED:
         return Verdict("fair", " ".join([text, *notes]))
     advice = "The density may have no maximum, as in hierarchical models; fit a Gaussian instead."

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from vi.errors import TargetError
-from vi.target.arguments import Arguments
-from vi.target.cost import count_operations
-from vi.target.layout import Layout
+from vi.targets.arguments import Arguments
+from vi.targets.cost import count_operations
+from vi.targets.layout import Layout
 
 
 class PlainDensity:
@@ -73,6 +73,11 @@ class PlainDensity:
         """The vector of the given leaves: the inverse of `constrain`."""
         del data
         return self.layout.ravel(values)
+
+    def observed(self, data: list) -> dict[str, jax.Array]:
+        """Nothing: a plain density does not say which of its arguments were observed."""
+        del data
+        return {}
 
     def log_jacobian(self, data: list, z: jax.Array) -> jax.Array:
         """Zero: nothing is transformed."""

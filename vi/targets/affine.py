@@ -4,14 +4,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi.module import module
-from vi.target.layout import Layout
-from vi.target.target import Target
+from vi.targets.layout import Layout
+from vi.targets.target import Target
 
 
 @module
 class AffineTarget:
-    """The density of x where z = shift + scale · x has the base target's: for optimisers whose
-    steps are of one size in all coordinates."""
+    """The density of x where z = shift + scale · x has the base target's density.
+
+    For optimisers whose steps are of one size in all coordinates.
+    """
 
     base: Target
     shift: Float[Array, " D"]

@@ -29,7 +29,11 @@ class ByIdentity:
         return id(self.value)
 
 
-_DATA = object()  # stands for a leaf that is data
+class _Data:
+    """Stands for a leaf that is data."""
+
+
+_DATA = _Data()
 
 
 def is_data(leaf: Any) -> bool:
@@ -54,9 +58,7 @@ class Arguments:
           bake: treat data as structure too, for models that look at their data's values.
         """
         leaves, self.treedef = jax.tree.flatten((args, kwargs))
-        self.static = tuple(
-            _DATA if is_data(x) and not bake else self._hashable(x) for x in leaves
-        )
+        self.static = tuple(_DATA if is_data(x) and not bake else self._hashable(x) for x in leaves)
 
     @staticmethod
     def _hashable(leaf: Any) -> tuple:
@@ -70,7 +72,7 @@ class Arguments:
         """The data leaves of a call of this structure, as JAX arrays."""
         leaves = jax.tree.leaves((args, kwargs))
         return [
-            jnp.asarray(x) for x, s in zip(leaves, self.static, strict=True) if s is _DATA
+            jnp.asarray(x) for x, s in zip(leaves, self.static, strict=True) if isinstance(s, _Data)
         ]
 
     def join(self, data: list) -> tuple[tuple, dict]:
@@ -78,7 +80,7 @@ class Arguments:
         rest = iter(data)
         leaves = []
         for s in self.static:
-            value = next(rest) if s is _DATA else s[1]
+            value = next(rest) if isinstance(s, _Data) else s[1]
             leaves.append(value.value if isinstance(value, ByIdentity) else value)
         return jax.tree.unflatten(self.treedef, leaves)
 

@@ -15,9 +15,9 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import log_density
 
 from vi.errors import TargetError
-from vi.target.arguments import Arguments
-from vi.target.cost import count_operations
-from vi.target.layout import Layout
+from vi.targets.arguments import Arguments
+from vi.targets.cost import count_operations
+from vi.targets.layout import Layout
 
 Sites = dict[str, jax.Array]
 
@@ -50,9 +50,7 @@ class NumPyroModel:
             except (ValueError, TypeError):  # the data are already a minibatch
                 self.all_rows = False
                 found = self._probe(data)
-        self.layout = Layout(
-            tuple(found), tuple(found.values()), jnp.result_type(float).name
-        )
+        self.layout = Layout(tuple(found), tuple(found.values()), jnp.result_type(float).name)
         if not self.layout.dim:
             raise TargetError(
                 "vi.target: expected a model with at least one continuous latent site; it has "
@@ -154,7 +152,8 @@ class NumPyroModel:
         model = seed(self.model, jax.random.key(0) if key is None else key)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            return log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
+            value, sites = log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
+        return jnp.asarray(value), sites
 
     def log_density(self, data: list, z: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Log joint density at one unconstrained vector ``z`` of shape ``(D,)``.

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from vi.target.target import Target
+from vi.targets.target import Target
 
 
 def explain(target: Target, z: jax.Array) -> str:

@@ -1,0 +1,8 @@
+"""Results: draws, densities, diagnostics and a verdict."""
+
+from vi.posterior.diagnostics import Diagnostics, diagnose
+from vi.posterior.posterior import Posterior
+from vi.posterior.psis import Psis, psis
+from vi.posterior.verdict import Verdict
+
+__all__ = ["Diagnostics", "Posterior", "Psis", "Verdict", "diagnose", "psis"]

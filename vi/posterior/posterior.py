@@ -1,0 +1,377 @@
+"""The result of a fit: draws, densities, diagnostics and a verdict."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from vi import provenance, storage
+from vi.compile import quick_jit
+from vi.errors import CheckpointError
+from vi.posterior import export, plots, saved, tables
+from vi.posterior.diagnostics import Diagnostics, diagnose
+from vi.posterior.psis import Psis
+from vi.posterior.verdict import Verdict
+from vi.random import fast_key, host_generator, host_words
+from vi.status import Status
+from vi.targets import Target
+from vi.targets import target as make_target
+
+if TYPE_CHECKING:
+    import arviz
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+Draws = dict[str, np.ndarray]
+
+
+@partial(quick_jit, static_argnames=("num_samples",))
+def _sample(key: Array, q: Any, num_samples: int) -> tuple[Array, Array]:
+    return q.sample_and_log_prob(fast_key(key), num_samples)
+
+
+@quick_jit
+def _constrain(target: Target, z: Array) -> dict[str, Array]:
+    return jax.vmap(target.constrain)(z)
+
+
+@quick_jit
+def _log_density(target: Target, z: Array) -> Array:
+    return jax.vmap(target.log_density)(z)
+
+
+@quick_jit
+def _log_prob(q: Any, target: Target, values: dict[str, Array]) -> Array:
+    z = target.unconstrain(values)
+    return q.log_prob(z) - target.structure.log_jacobian(target.data, z)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Posterior:
+    """An approximate posterior, how good it is, and how that is known.
+
+    Attributes:
+      target: what was approximated, with its data.
+      q: the family on the unconstrained vector.
+      status: how the run ended.
+      verdict: a grade (``good``, ``fair``, ``poor``, ``failed``) and its reasons; print it.
+      diagnostics: fresh draws from q and what they say.
+      history: ``{"step", "elbo"}``, the ELBO as the run saw it.
+      cost: ``{"gradients", "log_densities", "seconds", "compile_seconds"}``.
+      rungs: for ``family="auto"``, what each family tried came to.
+      key: the key of the fit.
+      options: the options of the fit that were given.
+    """
+
+    target: Target
+    q: Any
+    status: Status
+    verdict: Verdict
+    diagnostics: Diagnostics
+    history: dict[str, np.ndarray]
+    cost: dict[str, float]
+    rungs: tuple[dict[str, Any], ...]
+    key: Array
+    options: dict[str, Any]
+
+    # ---- what is known of its quality ------------------------------------------------------
+
+    @property
+    def elbo(self) -> float:
+        """Evidence lower bound in nats, from fresh draws; its standard error is `elbo_sem`."""
+        return self.diagnostics.elbo
+
+    @property
+    def elbo_sem(self) -> float:
+        """Standard error of `elbo`, nats."""
+        return self.diagnostics.elbo_sem
+
+    @property
+    def khat(self) -> float:
+        """Pareto tail shape of the importance weights of fresh draws; above 0.7 is bad."""
+        return self.diagnostics.khat
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, key, digest of the data, options and cost of the fit."""
+        about = provenance.describe(self.target, self.key, self.options)
+        return {**about, "status": self.status.name, "cost": self.cost}
+
+    # ---- draws and densities ---------------------------------------------------------------
+
+    def sample(self, key: Array, num_samples: int = 1000) -> Draws:
+        """Draws of all latent sites and of the deterministic sites, in the model's own space.
+
+        Args:
+          key: a key.
+          num_samples: S.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+        """
+        z, _ = _sample(key, self.q, num_samples)
+        return self._constrained(z)
+
+    def sample_unconstrained(self, key: Array, num_samples: int) -> tuple[dict[str, Array], Array]:
+        """Draws of the latent sites in NumPyro's unconstrained space, and their log density.
+
+        Args:
+          key: a key.
+          num_samples: S.
+
+        Returns:
+          ``{site: (S, *unconstrained shape)}`` and log q there, shape ``(S,)``, nats.
+        """
+        z, log_q = _sample(key, self.q, num_samples)
+        return self.target.layout.unravel(z), log_q
+
+    def resample(self, key: Array, num_samples: int = 1000) -> Draws:
+        """Importance-corrected draws: fresh draws, resampled by their Pareto-smoothed weights.
+
+        They correct the misfit of q as far as k-hat is below 0.7; above, they are better than
+        plain draws but not to be trusted. With replacement, from four times as many draws.
+
+        Args:
+          key: a key.
+          num_samples: S.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+        """
+        found = diagnose(
+            key, self.q, self.target, max(4 * num_samples, len(self.diagnostics.log_p))
+        )
+        weights = np.exp(found.psis.log_weights)
+        generator = host_generator(key, 3)
+        chosen = generator.choice(len(weights), num_samples, p=weights / weights.sum())
+        return self._constrained(found.draws[chosen])
+
+    def log_prob(self, values: dict[str, Array]) -> Float[Array, ""]:
+        """Log density of q at one point given by constrained values of all latent sites.
+
+        Args:
+          values: ``{site: value}``.
+
+        Returns:
+          Shape ``()``, nats, with respect to the constrained values (for a simplex, ordered
+          vector or other constrained site, in the coordinates of NumPyro's transform).
+
+        Raises:
+          TargetError: if a site is unknown or missing.
+        """
+        return _log_prob(self.q, self.target, values)
+
+    def predictive(
+        self, key: Array, *args: Any, num_samples: int = 1000, **kwargs: Any
+    ) -> dict[str, Array]:
+        """Draws of the model's other sites given posterior draws: NumPyro's ``Predictive``.
+
+        Args:
+          key: a key.
+          *args: arguments of the model, with ``None`` for the observations to be predicted.
+          num_samples: S.
+          **kwargs: keyword arguments of the same.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+
+        Raises:
+          TypeError: if the target is not a NumPyro model.
+        """
+        from numpyro.infer import Predictive
+
+        model = getattr(self.target.structure, "model", None)
+        if model is None:
+            raise TypeError(
+                "Posterior.predictive: expected a NumPyro model; the target is a plain log "
+                "density, which cannot generate data. Map your own function over sample()."
+            )
+        draw_key, predict_key = jax.random.split(key)
+        latent = set(self.target.layout.names)
+        draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
+        return Predictive(model, draws)(predict_key, *args, **kwargs)
+
+    def _constrained(self, z: Array | np.ndarray) -> Draws:
+        return jax.tree.map(np.asarray, _constrain(self.target, z))
+
+    # ---- for people ------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """The sites, and the verdict."""
+        sites = zip(self.target.layout.names, self.target.layout.shapes, strict=True)
+        named = ", ".join(f"{name}{list(shape) or ''}" for name, shape in sites)
+        return f"Posterior of {named}\n{self.verdict}"
+
+    def summary(self, *, num_samples: int = 4000, corrected: bool = False) -> "pandas.DataFrame":
+        """Mean, standard deviation and quantiles of every scalar of every site.
+
+        Args:
+          num_samples: draws to summarise; a fixed key makes the table reproducible.
+          corrected: use `resample` instead of `sample`.
+
+        Returns:
+          A data frame with rows ``site[i,j]`` and columns mean, sd, 5%, 50%, 95%.
+        """
+        draw = self.resample if corrected else self.sample
+        return tables.summary(draw(jax.random.key(0), num_samples))
+
+    def to_datatree(self, num_samples: int = 1000) -> "xarray.DataTree":
+        """An xarray DataTree for ArviZ.
+
+        Args:
+          num_samples: S; a fixed key makes the export reproducible.
+
+        Returns:
+          Groups ``posterior`` (one chain of S independent draws, deterministic sites included),
+          ``sample_stats`` (``lp``, ``log_q`` and ``log_weight`` of the draws) and, for NumPyro
+          models, ``observed_data``. The verdict is among the attributes.
+        """
+        z, log_q = _sample(jax.random.key(0), self.q, num_samples)
+        log_p = _log_density(self.target, z)
+        statistics = {"lp": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+        groups = {
+            "posterior": {k: v[None] for k, v in self._constrained(z).items()},
+            "sample_stats": {k: np.asarray(v)[None] for k, v in statistics.items()},
+        }
+        observed = self.target.structure.observed(self.target.data)
+        if observed:
+            groups["observed_data"] = jax.tree.map(np.asarray, observed)
+        attributes = {
+            "inference_library": "kullback",
+            "grade": self.verdict.grade,
+            "verdict": self.verdict.text,
+            "khat": self.khat,
+            "elbo": self.elbo,
+            "elbo_sem": self.elbo_sem,
+        }
+        return export.datatree(groups, attributes)
+
+    def to_arviz(self, num_samples: int = 1000) -> "arviz.InferenceData | xarray.DataTree":
+        """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
+        return export.for_arviz(self.to_datatree(num_samples))
+
+    def plot_marginals(
+        self,
+        sites: list[str] | None = None,
+        *,
+        reference: dict[str, np.ndarray] | None = None,
+        most: int = 16,
+    ) -> "Figure":
+        """Histograms of marginals; returns the matplotlib figure.
+
+        Args:
+          sites: which sites; by default the latent ones.
+          reference: ``{site: (S, *shape)}``, for instance draws of MCMC, drawn over them.
+          most: at most so many panels.
+        """
+        other = tables.scalars(reference) if reference else None
+        return plots.marginals(self._columns(sites, most), other)
+
+    def plot_pairs(self, sites: list[str] | None = None, *, most: int = 6) -> "Figure":
+        """Scatter plots of pairs of scalars; arguments and result as `plot_marginals`."""
+        return plots.pairs(self._columns(sites, most))
+
+    def plot_elbo(self, axis: Any = None) -> "Figure":
+        """The ELBO as the run saw it, on ``axis`` or a new one; returns the matplotlib figure."""
+        return plots.trace(self.history["step"], self.history["elbo"], self.elbo, axis)
+
+    def _columns(self, sites: list[str] | None, most: int) -> Draws:
+        draws = self.sample(jax.random.key(0), 4000)
+        unknown = sorted(set(sites or ()) - set(draws))
+        if unknown:
+            raise ValueError(f"plot: expected sites out of {sorted(draws)}; got unknown {unknown}.")
+        chosen = {name: draws[name] for name in sites or self.target.layout.names}
+        return dict(list(tables.scalars(chosen).items())[:most])
+
+    # ---- on disk ---------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the posterior, without the model and its data, to one file; see `load`.
+
+        Args:
+          path: where to; a file there is kept as ``NAME.previous``.
+
+        Raises:
+          TypeError: if the family is not one of this library.
+        """
+        found, layout = self.diagnostics, self.target.layout
+        arrays = [
+            self.q,
+            [found.draws, found.log_p, found.log_q, found.psis.log_weights],
+            [self.history["step"], self.history["elbo"]],
+        ]
+        meta = {
+            "kind": "posterior",
+            "family": saved.describe_structure(self.q),
+            "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
+            "data": provenance.data_digest(self.target),
+            "status": self.status.name,
+            "verdict": list(self.verdict),
+            "diagnostics": {name: getattr(found, name) for name in _NUMBERS},
+            "psis": [found.psis.khat, found.psis.khat_sem, found.psis.effective_sample_size],
+            "cost": self.cost,
+            "rungs": list(self.rungs),
+            "key": host_words(self.key),
+            "provenance": self.provenance,
+        }
+        storage.save(path, arrays, meta)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike, model: Callable | Target, *args: Any, **kwargs: Any
+    ) -> "Posterior":
+        """Read a posterior that `save` wrote. No code in the file is executed.
+
+        Args:
+          path: the file.
+          model: the model or log density, or a `Target`; it is not in the file.
+          *args: arguments of the model: the data, which are not in the file either.
+          **kwargs: keyword arguments of the model.
+
+        Returns:
+          The posterior.
+
+        Raises:
+          CheckpointError: if the file is not whole or not a posterior, or if the model's sites or
+            data are not those it was fitted to.
+        """
+        leaves, meta = storage.load(path)
+        target = make_target(model, *args, **kwargs)
+        layout = target.layout
+        found = {
+            "kind": "posterior",
+            "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
+            "data": provenance.data_digest(target),
+        }
+        for name, value in found.items():
+            if meta.get(name) != value:
+                raise CheckpointError(
+                    f"{path}: expected {name} {value!r}; the file has {meta.get(name)!r}. Give the "
+                    "model and data that the posterior was fitted to."
+                )
+        q = saved.rebuild(meta["family"], leaves)
+        draws, log_p, log_q, log_weights, step, elbo = map(np.asarray, leaves)
+        khat, khat_sem, size = meta["psis"]
+        psis = Psis(khat, khat_sem, log_weights, size)
+        words = np.asarray(meta["key"], np.uint32)
+        return cls(
+            target=target,
+            q=q,
+            status=Status[meta["status"]],
+            verdict=Verdict(*meta["verdict"]),
+            diagnostics=Diagnostics(draws, log_p, log_q, psis=psis, **meta["diagnostics"]),
+            history={"step": step, "elbo": elbo},
+            cost=meta["cost"],
+            rungs=tuple(meta["rungs"]),
+            key=words,
+            options={},
+        )
+
+
+_NUMBERS = ("elbo", "elbo_sem", "log_evidence", "bad")
