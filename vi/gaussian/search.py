@@ -5,7 +5,7 @@ Gaussian, so a step can be judged by whether it raises it. Steps are natural-gra
 the metric |A| of the whitened curvature (saddle-free), limited in the location by a radius
 and in each log variance by another; both shrink when a step fails and grow when it succeeds.
 The rotation changes every few steps, and the search ends where a *fresh* rotation finds
-nothing left to gain.
+nothing left to gain, or where two in a row have brought nothing.
 """
 
 import math
@@ -21,6 +21,7 @@ from vi.gaussian.spherical import Estimate, distance
 from vi.status import Status
 
 MOVES_PER_ROTATION = 4
+STALE = 2  # rotations that bring nothing: what is left is noise
 MAX_SHRINKS = 40  # of a start at which the density is not finite
 
 
@@ -39,6 +40,8 @@ class SearchState(NamedTuple):
     refresh: Array  # whether the next look is at the same place with a new rotation
     moves: Array  # made or tried with this rotation
     shrinks: Array
+    fresh_elbo: Array  # with the rotation before this one when it was new
+    stale: Array  # rotations in a row that brought less than the tolerance
     length: Array  # of the step tried last, in whitened coordinates
     radius_loc: Array
     radius_scale: Array
@@ -64,6 +67,8 @@ def init(loc: np.ndarray, root: SearchRoot, log_det: float) -> SearchState:
         refresh=np.True_,
         moves=count(0),
         shrinks=count(0),
+        fresh_elbo=real(-math.inf),
+        stale=count(0),
         length=real(0),
         radius_loc=real(2 * math.sqrt(dim)),
         radius_scale=real(math.log(10.0)),
@@ -116,7 +121,10 @@ def update(seen: Estimate, state: SearchState, tolerance: Array | float) -> Sear
     near = distance(found) < tolerance
     fresh = accept & state.refresh
     moves = jnp.where(state.refresh, 0, state.moves + 1)
-    converged = near & fresh
+    rise = seen.elbo - state.fresh_elbo
+    stale = jnp.where(fresh, jnp.where(rise < tolerance, state.stale + 1, 0), state.stale)
+    fresh_elbo = jnp.where(fresh, seen.elbo, state.fresh_elbo)
+    converged = fresh & (near | (stale >= STALE))
     refresh = ~fresh & (near | stuck | (moves >= MOVES_PER_ROTATION))
 
     # A start (or a fresh rotation) at which the density is not finite: draw in and try again.
@@ -161,6 +169,8 @@ def update(seen: Estimate, state: SearchState, tolerance: Array | float) -> Sear
         refresh=refresh | blind,
         moves=moves,
         shrinks=shrinks,
+        fresh_elbo=fresh_elbo,
+        stale=stale,
         length=length,
         radius_loc=radius_loc,
         radius_scale=radius_scale,

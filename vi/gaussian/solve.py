@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from vi.blocks import Groups
 from vi.families import Gaussian
+from vi.compile import quick_jit
 from vi.gaussian import refine, search
 from vi.gaussian.chunk import CHUNK, ROTATIONS, run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
@@ -39,9 +40,10 @@ STARTS = (  # uniform within ± the first, with the second as standard deviation
     (2.0, 1.0),
     (0.5, 0.3),
 )
-AGREEING = 3  # starts that end in one place, the best: enough in any case
-EFFORT = 2000  # gradients of searching after which two such starts are enough
-MAX_EFFORT = 10_000  # gradients of searching after which no start is added to three
+INFORMED = 0  # the start that is centred at the prior means
+EFFORT = 3e8  # operations of searching after which two starts that end in one place are enough,
+# or three where others ended elsewhere
+MAX_EFFORT = 2e9  # operations of searching after which no start is added to three
 MAX_CYCLES = 4
 MAX_DENSE = 1000  # coordinates, for a search with a dense root
 MAX_DIRECTIONS = 64  # in a rotation, beyond that
@@ -87,6 +89,11 @@ class SolveState(NamedTuple):
     history_steps: np.ndarray
 
 
+@quick_jit
+def _prior_point(target: Target) -> Array:
+    return target.prior_point()
+
+
 class Solver:
     """Finds the best Gaussian of one structure for a target."""
 
@@ -126,7 +133,8 @@ class Solver:
         generator = host_generator(key, 0)
         spreads = np.array([spread for spread, _ in STARTS])
         self.locs = spreads[:, None] * generator.uniform(-1, 1, (len(STARTS), dim))
-        if init is not None:
+        self.given = init is not None
+        if self.given:
             self.locs[:2] = np.asarray(init)
 
     def initial(self) -> SolveState:
@@ -158,6 +166,8 @@ class Solver:
         scale = STARTS[number][1]
         root = scaled(self.like, self.dtype.type(scale))
         loc = self.locs[number].astype(self.dtype)
+        if number == INFORMED and not self.given:
+            loc = loc + np.asarray(_prior_point(self.target))
         return search.init(loc, root, self.target.dim * math.log(scale))
 
     def _refining(self, at: Candidate) -> refine.RefineState:
@@ -264,8 +274,10 @@ class Solver:
         end = Candidate(found.loc, found.root, found.log_det, float(found.found.elbo))
         state = self._record(state, end)
         number = state.start + 1
-        enough = state.agreed >= (2 if state.gradients >= EFFORT else AGREEING)
-        enough |= number >= 3 and state.gradients >= MAX_EFFORT
+        effort = 3 * self.target.operations * state.gradients  # a gradient is three evaluations
+        rugged = number > state.agreed
+        enough = effort >= EFFORT and state.agreed >= (3 if rugged else 2)
+        enough |= effort >= MAX_EFFORT and number >= 3
         if number < len(STARTS) and not enough:
             return state._replace(start=number, search=self._start(number))
         if not math.isfinite(state.best.elbo):
@@ -309,7 +321,7 @@ class Solver:
         if state.chunk < 2 ** (state.cycle + 1):
             return state
         state = state._replace(left=np.array(state.window.left_to_gain()))
-        if finished(state.window, float(state.refine.gain), self.target.dim):
+        if finished(state.window, float(state.refine.gain)):
             return self._finish(state, Status.CONVERGED)
         if state.cycle + 1 == MAX_CYCLES:
             return self._finish(state, Status.MAX_STEPS)

@@ -14,7 +14,7 @@ from vi.random import fast_key
 from vi.targets import Target
 
 _BLOCK = 256  # draws evaluated at once
-_OPERATIONS = 4.2e8  # spent on the log densities of the draws, unless told otherwise
+_OPERATIONS = 3.6e8  # spent on the log densities of the draws, unless told otherwise
 _FEWEST, _MOST = 2048, 8192
 
 

@@ -74,6 +74,11 @@ class PlainDensity:
         del data
         return self.layout.ravel(values)
 
+    def prior_point(self, data: list) -> jax.Array:
+        """Zero: a plain density has no prior."""
+        del data
+        return jnp.zeros(self.layout.dim, self.layout.dtype)
+
     def observed(self, data: list) -> dict[str, jax.Array]:
         """Nothing: a plain density does not say which of its arguments were observed."""
         del data

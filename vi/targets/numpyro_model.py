@@ -199,6 +199,37 @@ class NumPyroModel:
             trace(model).get_trace(*args, **kwargs)
         return self.layout.ravel(found)
 
+    def prior_point(self, data: list) -> jax.Array:
+        """The unconstrained vector of the sites' prior means, given those of the sites before.
+
+        Where a mean does not exist, is not finite or lies on the edge of the support, zero.
+        """
+        args, kwargs = self.arguments.join(data)
+        found = {}
+
+        def fill(site: dict) -> Any:
+            if site["type"] == "plate":
+                return self._indices(None).get(site["name"])
+            if site["type"] != "sample" or site["is_observed"]:
+                return None
+            transform = biject_to(site["fn"].support)
+            u = jnp.zeros(transform.inverse_shape(site["fn"].shape()))
+            try:
+                mean = jnp.broadcast_to(site["fn"].mean, site["fn"].shape())
+            except (NotImplementedError, AttributeError):
+                mean = None
+            if mean is not None:
+                inverse = transform.inv(mean)
+                u = jnp.where(jnp.isfinite(inverse), inverse, 0.0)
+            found[site["name"]] = u
+            return transform(u)
+
+        model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            trace(model).get_trace(*args, **kwargs)
+        return self.layout.ravel(found)
+
     def observed(self, data: list) -> Sites:
         """Values of the observed sites."""
         _, sites = self._trace(data, self._zeros(), None)

@@ -85,6 +85,10 @@ class Target:
         """Constrained values of the latent sites at ``z``, and of the deterministic sites."""
         return self.structure.constrain(self.data, z)
 
+    def prior_point(self) -> Float[Array, " D"]:
+        """The unconstrained vector of the prior means; zero where there is none."""
+        return self.structure.prior_point(self.data)
+
     def unconstrain(self, values: dict[str, Array]) -> Float[Array, " D"]:
         """The point ``z`` at which the latent sites have the given constrained values.
 
