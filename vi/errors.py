@@ -8,6 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
+# What JAX raises when a model looks at the value of traced data.
+LOOKS_AT_DATA = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
 
 class TargetError(ValueError):
     """The model or log density cannot be a target; the message names the site and the way out."""
@@ -64,7 +73,7 @@ def blame_model(owner: str, args: tuple, kwargs: dict) -> Iterator[None]:
     """Turn an error raised while a user's model runs into one that shows what it was given."""
     try:
         yield
-    except TargetError:
+    except (TargetError, *LOOKS_AT_DATA):
         raise
     except (ValueError, TypeError, IndexError, KeyError) as error:
         given = describe((*args, kwargs)) or "no arguments"

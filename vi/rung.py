@@ -83,7 +83,7 @@ def report(
         verdict = judge_point(found, status, notes)
     else:
         verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
-    cost = {"gradients": gradients, "log_densities": len(found.log_p), **clock.read()}
+    cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     return Posterior(target, q, status, verdict, found, history, cost, rungs, key, options.given())
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vi.targets.arguments import LOOKS_AT_DATA, Arguments
+from vi.errors import LOOKS_AT_DATA
+from vi.targets.arguments import Arguments
 
 if TYPE_CHECKING:
     from numpyro.infer.svi import SVIRunResult, SVIState

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.blocks import Groups
-from vi.families import Gaussian
 from vi.compile import quick_jit
+from vi.families import Gaussian
 from vi.gaussian import refine, search
 from vi.gaussian.chunk import CHUNK, ROTATIONS, run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled

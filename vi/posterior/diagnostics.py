@@ -15,42 +15,48 @@ from vi.targets import Target
 
 _BLOCK = 256  # draws evaluated at once
 _OPERATIONS = 3.6e8  # spent on the log densities of the draws, unless told otherwise
-_FEWEST, _MOST = 2048, 8192
+_FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 4
 
 
 class Diagnostics(NamedTuple):
     """Fresh draws from q, weighed against the target."""
 
-    draws: np.ndarray  # unconstrained, shape (S, D)
-    log_p: np.ndarray
+    draws: np.ndarray  # of the first batch, unconstrained, shape (S, D)
+    log_p: np.ndarray  # there
     log_q: np.ndarray
-    elbo: float
+    elbo: float  # this and all that follows from all batches
     elbo_sem: float
-    psis: Psis
-    log_evidence: float  # importance-sampling estimate, from the smoothed weights
+    khat: float
+    khat_sem: float
+    efficiency: float  # effective sample size of the weights, per draw
+    log_evidence: float
     bad: float  # share of draws at which the target's log density is not finite
-
-    @property
-    def khat(self) -> float:
-        """Tail shape of the importance weights."""
-        return self.psis.khat
+    num_draws: int
 
 
 @partial(quick_jit, static_argnames=("num_draws",))
 def _draw_and_weigh(
-    key: Array, q: Any, target: Target, num_draws: int
+    key: Array, q: Any, target: Target, batch: Array, num_draws: int
 ) -> tuple[Array, Array, Array]:
-    z, log_q = q.sample_and_log_prob(fast_key(key), num_draws)
+    key = jax.random.fold_in(fast_key(key), batch)
+    z, log_q = q.sample_and_log_prob(key, num_draws)
     return z, jax.lax.map(target.log_density, z, batch_size=_BLOCK), log_q
 
 
-def default_draws(target: Target) -> int:
-    """Number of draws worth their cost: a multiple of 1024 between 2048 and 8192."""
-    affordable = 1024 * int(_OPERATIONS / target.operations / 1024)
-    return min(max(affordable, _FEWEST), _MOST)
+def default_draws(target: Target) -> tuple[int, int]:
+    """Draws in a batch, a multiple of 1024 from 2048 to 8192, and batches, up to four.
+
+    As many as are worth their cost. k-hat rises with the draws in a batch as the tail comes into
+    sight, so batches are as large as can be; its noise falls with their number.
+    """
+    affordable = int(_OPERATIONS / target.operations)
+    size = min(max(1024 * (affordable // 1024), _FEWEST), _MOST)
+    return size, min(max(affordable // size, 1), _MOST_BATCHES)
 
 
-def diagnose(key: Array, q: Any, target: Target, num_draws: int | None = None) -> Diagnostics:
+def diagnose(
+    key: Array, q: Any, target: Target, num_draws: int | None = None, batches: int | None = None
+) -> Diagnostics:
     r"""Estimate the ELBO, k-hat and the log evidence with fresh draws from q.
 
     .. math::
@@ -58,42 +64,58 @@ def diagnose(key: Array, q: Any, target: Target, num_draws: int | None = None) -
        \widehat{\text{ELBO}} = \tfrac1S \sum_s \log w_s, \qquad
        \log\hat Z = \log \tfrac1S \sum_s w_s, \qquad w_s = p(z_s) / q(z_s)
 
+    with the weights of each batch smoothed by `psis`, and the estimates averaged over batches.
+
     Args:
       key: a key; use one that the fit has not used.
       q: a family.
       target: the target.
-      num_draws: S, rounded up to a multiple of 256; by default what costs about 4e8
-        operations, between 2048 and 8192.
+      num_draws: S in a batch, rounded up to a multiple of 256.
+      batches: number of batches; by default both are what costs about 4e8 operations.
 
     Returns:
       The diagnostics. The ELBO is -inf if any draw has density zero under the target.
 
     Complexity:
-      S log densities, no gradients; O(S D) memory.
+      S log densities for each batch, no gradients; O(S D) memory.
     """
-    count = num_draws or default_draws(target)
-    count = _BLOCK * math.ceil(count / _BLOCK)
-    z, log_p, log_q = map(np.asarray, _draw_and_weigh(key, q, target, count))
-    ratios = log_p.astype(float) - log_q.astype(float)
-    finite = np.isfinite(ratios)
-    smoothed = psis(ratios)
-    kept = ratios[finite]
-    weights = np.exp(smoothed.log_weights)
-    log_evidence = math.nan
-    if finite.any():  # mean of the smoothed weights: undo their normalisation at a plain draw
-        plain = int(np.argsort(np.where(finite, ratios, -np.inf))[count // 2])
-        if finite[plain] and weights[plain] > 0:
-            log_evidence = float(ratios[plain] - smoothed.log_weights[plain] - math.log(count))
+    size, count = default_draws(target)
+    if num_draws is not None:
+        size, count = _BLOCK * math.ceil(num_draws / _BLOCK), 1
+    count = batches or count
+    batch = [
+        tuple(map(np.asarray, _draw_and_weigh(key, q, target, np.int32(number), size)))
+        for number in range(count)
+    ]
+    ratios = [log_p.astype(float) - log_q.astype(float) for _, log_p, log_q in batch]
+    tails = [psis(ratio) for ratio in ratios]
+    evidences = [_log_evidence(*pair) for pair in zip(ratios, tails, strict=True)]
+    draws, log_p, log_q = batch[0]
+    every = np.concatenate(ratios)
+    finite = np.isfinite(every)
+    kept = every[finite]
     return Diagnostics(
-        draws=z,
+        draws=draws,
         log_p=log_p,
         log_q=log_q,
         elbo=float(kept.mean()) if finite.all() else -math.inf,
         elbo_sem=float(kept.std(ddof=1) / math.sqrt(len(kept))) if len(kept) > 1 else math.nan,
-        psis=smoothed,
-        log_evidence=log_evidence,
+        khat=float(np.mean([tail.khat for tail in tails])),
+        khat_sem=float(np.mean([tail.khat_sem for tail in tails]) / math.sqrt(count)),
+        efficiency=float(np.mean([tail.effective_sample_size for tail in tails]) / size),
+        log_evidence=float(np.logaddexp.reduce(evidences) - math.log(count)),
         bad=float(1 - finite.mean()),
+        num_draws=len(every),
     )
+
+
+def _log_evidence(ratios: np.ndarray, tail: Psis) -> float:
+    """Log of the mean of the smoothed weights: their normalisation undone at a typical draw."""
+    order = np.argsort(np.where(np.isfinite(ratios), ratios, -np.inf))
+    typical = int(order[len(ratios) // 2])
+    if not np.isfinite(ratios[typical]):
+        return math.nan
+    return float(ratios[typical] - tail.log_weights[typical] - math.log(len(ratios)))
 
 
 def misfit(found: Diagnostics, q: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from vi.compile import quick_jit
 from vi.errors import CheckpointError
 from vi.posterior import export, plots, saved, tables
 from vi.posterior.diagnostics import Diagnostics, diagnose
-from vi.posterior.psis import Psis
+from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
 from vi.random import fast_key, host_generator, host_words
 from vi.status import Status
@@ -144,10 +144,9 @@ class Posterior:
         Returns:
           ``{site: (S, *shape)}``.
         """
-        found = diagnose(
-            key, self.q, self.target, max(4 * num_samples, len(self.diagnostics.log_p))
-        )
-        weights = np.exp(found.psis.log_weights)
+        size = max(4 * num_samples, len(self.diagnostics.log_p))
+        found = diagnose(key, self.q, self.target, size)
+        weights = np.exp(psis(found.log_p - found.log_q).log_weights)
         generator = host_generator(key, 3)
         chosen = generator.choice(len(weights), num_samples, p=weights / weights.sum())
         return self._constrained(found.draws[chosen])
@@ -303,7 +302,7 @@ class Posterior:
         found, layout = self.diagnostics, self.target.layout
         arrays = [
             self.q,
-            [found.draws, found.log_p, found.log_q, found.psis.log_weights],
+            [found.draws, found.log_p, found.log_q],
             [self.history["step"], self.history["elbo"]],
         ]
         meta = {
@@ -313,8 +312,7 @@ class Posterior:
             "data": provenance.data_digest(self.target),
             "status": self.status.name,
             "verdict": list(self.verdict),
-            "diagnostics": {name: getattr(found, name) for name in _NUMBERS},
-            "psis": [found.psis.khat, found.psis.khat_sem, found.psis.effective_sample_size],
+            "diagnostics": dict(zip(found._fields[3:], found[3:], strict=True)),
             "cost": self.cost,
             "rungs": list(self.rungs),
             "key": host_words(self.key),
@@ -356,22 +354,17 @@ class Posterior:
                     "model and data that the posterior was fitted to."
                 )
         q = saved.rebuild(meta["family"], leaves)
-        draws, log_p, log_q, log_weights, step, elbo = map(np.asarray, leaves)
-        khat, khat_sem, size = meta["psis"]
-        psis = Psis(khat, khat_sem, log_weights, size)
+        draws, log_p, log_q, step, elbo = map(np.asarray, leaves)
         words = np.asarray(meta["key"], np.uint32)
         return cls(
             target=target,
             q=q,
             status=Status[meta["status"]],
             verdict=Verdict(*meta["verdict"]),
-            diagnostics=Diagnostics(draws, log_p, log_q, psis=psis, **meta["diagnostics"]),
+            diagnostics=Diagnostics(draws, log_p, log_q, **meta["diagnostics"]),
             history={"step": step, "elbo": elbo},
             cost=meta["cost"],
             rungs=tuple(meta["rungs"]),
             key=words,
             options={},
         )
-
-
-_NUMBERS = ("elbo", "elbo_sem", "log_evidence", "bad")

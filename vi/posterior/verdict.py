@@ -9,7 +9,7 @@ from vi.status import Status
 Grade = Literal["good", "fair", "poor", "failed"]
 
 LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
-CONFIDENCE = 2.33  # one-sided 1 %: "good" is not said by luck of the draws
+CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
 
 
 class Verdict(NamedTuple):
@@ -28,7 +28,7 @@ def judge(
 ) -> Verdict:
     """Grade a fit by its diagnostics.
 
-    ``good``: k-hat is below 0.7 by more than its Monte Carlo error (99 %), and below 0.5.
+    ``good``: k-hat is below 0.7 by three standard errors, and below 0.5.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
     ``poor``: k-hat is above, or some draws have no density; moments may be wrong.
@@ -44,14 +44,14 @@ def judge(
     Returns:
       The verdict.
     """
-    k, sem = found.khat, found.psis.khat_sem
+    k, sem = found.khat, found.khat_sem
     said = [f"k-hat {k:.2f} ± {sem:.2f}" if math.isfinite(k) else "k-hat could not be estimated"]
     if math.isfinite(found.elbo):
         said.append(f"ELBO {found.elbo:.3f} ± {found.elbo_sem:.3f} nats")
-    measured = ", ".join(said) + f" from {len(found.log_p)} fresh draws"
+    measured = ", ".join(said) + f" from {found.num_draws} fresh draws"
     where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
     gap = found.log_evidence - found.elbo
-    share = found.psis.effective_sample_size / len(found.log_p)
+    share = found.efficiency
     if status.failed:
         grade, text = "failed", f"{status.message} {_sentence(measured)}"
     elif found.bad:
@@ -106,8 +106,7 @@ def judge_point(found: Diagnostics, status: Status, notes: list[str]) -> Verdict
 
 def _body_fits(found: Diagnostics) -> bool:
     """Whether the weights are so even that only far tails can have made k-hat large."""
-    share = found.psis.effective_sample_size / len(found.log_p)
-    return share > 0.95 and found.log_evidence - found.elbo < 0.05
+    return found.efficiency > 0.95 and found.log_evidence - found.elbo < 0.05
 
 
 def _sentence(text: str) -> str:

@@ -6,15 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# What JAX raises when a model looks at the value of traced data.
-LOOKS_AT_DATA = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
 
 class ByIdentity:
     """Makes an unhashable object a static value: equal only to itself."""

@@ -43,14 +43,25 @@ class NumPyroModel:
         self.arguments = arguments
         self.plates: dict[str, tuple[int, int]] = {}
         self.all_rows = True  # whether subsampled plates can be run on all their indices
+        self._learn(data)
+
+    # ---- structure -----------------------------------------------------------------------
+
+    def _learn(self, data: list) -> None:
+        """Find the sites, and check that the density can be evaluated."""
         found = self._probe(data)
-        if self.plates:
+        if self.plates:  # known only now: look again, at all their rows
             try:
+                self._settle(self._probe(data), data)
+                return
+            except (ValueError, TypeError):
+                self.all_rows = False  # the data are already a minibatch
                 found = self._probe(data)
-            except (ValueError, TypeError):  # the data are already a minibatch
-                self.all_rows = False
-                found = self._probe(data)
-        self.layout = Layout(tuple(found), tuple(found.values()), jnp.result_type(float).name)
+        self._settle(found, data)
+
+    def _settle(self, found: dict[str, tuple[int, ...]], data: list) -> None:
+        names, shapes = tuple(found), tuple(found.values())
+        self.layout = Layout(names, shapes, jnp.result_type(float).name)
         if not self.layout.dim:
             raise TargetError(
                 "vi.target: expected a model with at least one continuous latent site; it has "
@@ -59,8 +70,6 @@ class NumPyroModel:
             )
         point = jax.ShapeDtypeStruct((self.layout.dim,), self.layout.dtype)
         self.operations = count_operations(jax.make_jaxpr(self.log_density)(data, point).jaxpr)
-
-    # ---- structure -----------------------------------------------------------------------
 
     def _probe(self, data: list) -> dict[str, tuple[int, ...]]:
         """Names and unconstrained shapes of the latent sites."""
@@ -180,23 +189,33 @@ class NumPyroModel:
 
     def unconstrain(self, data: list, values: Sites) -> jax.Array:
         """The unconstrained vector ``z`` at which the latent sites have the given values."""
+
+        def value_of(site: dict) -> jax.Array:
+            value = jnp.asarray(values[site["name"]], self.layout.dtype)
+            step = site["infer"].get("_scan_current_index")  # inside numpyro's scan
+            if step is not None and value.ndim > len(site["fn"].shape()):
+                value = value[step]
+            return jnp.broadcast_to(value, site["fn"].shape())
+
+        return self._unconstrained(data, value_of)
+
+    def _unconstrained(self, data: list, value_of: Callable[[dict], jax.Array]) -> jax.Array:
+        """The unconstrained vector of values chosen site by site as the model runs."""
         args, kwargs = self.arguments.join(data)
-        found = {}
 
         def fill(site: dict) -> Any:
             if site["type"] == "plate":
                 return self._indices(None).get(site["name"])
-            if site["type"] == "sample" and not site["is_observed"]:
-                value = jnp.asarray(values[site["name"]], self.layout.dtype)
-                value = jnp.broadcast_to(value, site["fn"].shape())
-                found[site["name"]] = biject_to(site["fn"].support).inv(value)
-                return value
-            return None
+            latent = site["type"] == "sample" and not site["is_observed"]
+            return value_of(site) if latent else None
 
         model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            trace(model).get_trace(*args, **kwargs)
+            sites = trace(model).get_trace(*args, **kwargs)
+        found = {
+            n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]) for n in self.layout.names
+        }
         return self.layout.ravel(found)
 
     def prior_point(self, data: list) -> jax.Array:
@@ -204,31 +223,18 @@ class NumPyroModel:
 
         Where a mean does not exist, is not finite or lies on the edge of the support, zero.
         """
-        args, kwargs = self.arguments.join(data)
-        found = {}
 
-        def fill(site: dict) -> Any:
-            if site["type"] == "plate":
-                return self._indices(None).get(site["name"])
-            if site["type"] != "sample" or site["is_observed"]:
-                return None
-            transform = biject_to(site["fn"].support)
-            u = jnp.zeros(transform.inverse_shape(site["fn"].shape()))
+        def value_of(site: dict) -> jax.Array:
+            fn = site["fn"]
+            transform = biject_to(fn.support)
+            u = jnp.zeros(transform.inverse_shape(fn.shape()))
             try:
-                mean = jnp.broadcast_to(site["fn"].mean, site["fn"].shape())
+                inverse = transform.inv(jnp.broadcast_to(fn.mean, fn.shape()))
             except (NotImplementedError, AttributeError):
-                mean = None
-            if mean is not None:
-                inverse = transform.inv(mean)
-                u = jnp.where(jnp.isfinite(inverse), inverse, 0.0)
-            found[site["name"]] = u
-            return transform(u)
+                return transform(u)
+            return transform(jnp.where(jnp.isfinite(inverse), inverse, u))
 
-        model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="subsample_size does not match")
-            trace(model).get_trace(*args, **kwargs)
-        return self.layout.ravel(found)
+        return self._unconstrained(data, value_of)
 
     def observed(self, data: list) -> Sites:
         """Values of the observed sites."""

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.errors import TargetError, blame_model, check_call
+from vi.errors import LOOKS_AT_DATA, TargetError, blame_model, check_call
 from vi.module import module, static
-from vi.targets.arguments import LOOKS_AT_DATA, Arguments
+from vi.targets.arguments import Arguments
 from vi.targets.density import PlainDensity
 from vi.targets.layout import Layout
 
