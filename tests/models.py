@@ -27,7 +27,7 @@ def regression(X, y):
     numpyro.sample("y", dist.Normal(X @ beta, sigma).to_event(1), obs=y)
 
 
-def regression_data(n=60, seed=0):
+def regression_data(n=200, seed=0):
     """Data for `regression`, with columns of very different scales."""
     rng = np.random.default_rng(seed)
     X = np.stack([np.ones(n), rng.normal(100, 15, n)], 1)

@@ -105,7 +105,7 @@ def test_partial_keeps_bound_data_as_data():
     X, y = models.regression_data()
     one = vi.target(functools.partial(models.regression, X), y)
     two = vi.target(functools.partial(models.regression, X + 1), y=y)
-    assert [leaf.shape for leaf in one.data] == [(60, 2), (60,)]
+    assert [leaf.shape for leaf in one.data] == [(200, 2), (200,)]
     assert one.dim == two.dim == 3
 
 

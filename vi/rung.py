@@ -123,7 +123,7 @@ def _check_started(run: Solver, state: SolveState, status: Status) -> None:
 
 def _say_optima(state: SolveState) -> list[str]:
     """A sentence if another optimum is nearly as good: k-hat cannot see modes that q misses."""
-    gap = state.best.elbo - state.rival.elbo
+    gap = state.refined.elbo - state.other.elbo
     if not math.isfinite(gap) or gap > 5:
         return []
     return [

@@ -131,7 +131,7 @@ class StochasticRun:
             "data": data_digest(self.target),
             "key": key_words(self.key),
             "family": type(self.q).__name__,
-            "estimator": repr(self.estimator),
+            "estimator": getattr(self.estimator, "__qualname__", None) or repr(self.estimator),
             "num_steps": self.num_steps,
         }
 

@@ -32,8 +32,8 @@ def save(path: str | os.PathLike, tree: Any, meta: dict) -> None:
     arrays, kinds = {}, []
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         kind = "array"
-        if isinstance(leaf, (bool, int, float)):
-            kind = type(leaf).__name__
+        if isinstance(leaf, (bool, int, float)) and not isinstance(leaf, np.generic):
+            kind = next(t.__name__ for t in (bool, int, float) if isinstance(leaf, t))
         elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             kind = f"key:{jax.random.key_impl(leaf)}"
             leaf = jax.random.key_data(leaf)
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike) -> tuple[list, dict]:
     """
     path = pathlib.Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             about = json.loads(bytes(file["meta"]).decode())
             leaves = [_restore(file[f"leaf{i}"], kind) for i, kind in enumerate(about["kinds"])]
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:

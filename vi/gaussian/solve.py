@@ -59,7 +59,7 @@ class Phase(enum.IntEnum):
 
 
 class Candidate(NamedTuple):
-    """A Gaussian that a search ended with."""
+    """A Gaussian that a search, or a refinement, ended with."""
 
     loc: Array
     root: Root
@@ -74,8 +74,10 @@ class SolveState(NamedTuple):
     start: int
     search: search.SearchState
     refine: refine.RefineState
-    best: Candidate
-    rival: Candidate  # the best that ended elsewhere
+    best: Candidate  # of the searches
+    rival: Candidate  # of the searches that ended elsewhere, the best
+    refined: Candidate  # in the structure asked for; ELBO -inf while there is none
+    runner_up: Candidate  # the worse of best and rival, where both were refined
     agreed: int  # starts that ended at the best
     ends: np.ndarray  # ELBO at which each start ended, NaN where it did not run or failed
     cycle: int
@@ -87,6 +89,11 @@ class SolveState(NamedTuple):
     status: int
     history: np.ndarray  # ELBO estimates, one a chunk
     history_steps: np.ndarray
+
+    @property
+    def other(self) -> Candidate:
+        """The best optimum but one, refined where it came close; ELBO -inf if there is none."""
+        return self.runner_up if math.isfinite(self.runner_up.elbo) else self.rival
 
 
 @quick_jit
@@ -125,7 +132,7 @@ class Solver:
         dim = target.dim
         if dim > MAX_DENSE and structure == "mean_field":
             self.like: Root = DiagonalRoot(np.ones(dim, self.dtype))
-            self.num_directions = MAX_DIRECTIONS
+            self.num_directions = min(dim, MAX_DIRECTIONS)
         else:
             self.like = DenseRoot(np.eye(dim, dtype=self.dtype))
             self.num_directions = dim
@@ -149,6 +156,8 @@ class Solver:
             refine=refining,
             best=nowhere,
             rival=nowhere,
+            refined=_end_of(refining, -math.inf),
+            runner_up=_end_of(refining, -math.inf),
             agreed=0,
             ends=np.full(len(STARTS), np.nan),
             cycle=0,
@@ -206,14 +215,13 @@ class Solver:
 
     def result(self, state: SolveState) -> Gaussian:
         """The best Gaussian so far: of the refinement under way, a finished one, or a search."""
-        if state.phase == Phase.REFINE:
+        if math.isfinite(state.refined.elbo):
+            at = state.refined
+        elif state.phase == Phase.REFINE:
             at = state.refine
-        elif state.phase == Phase.SEARCH and not math.isfinite(state.best.elbo):
-            at = self._refining(state.search)
-        elif state.phase == Phase.SEARCH:
-            at = self._refining(state.best)
         else:
-            at = state.best
+            searched = state.best if math.isfinite(state.best.elbo) else state.search
+            at = self._refining(searched)
         return Gaussian(jnp.asarray(at.loc), scale_of(at.root))
 
     def done(self, state: SolveState) -> bool:
@@ -331,19 +339,22 @@ class Solver:
         )
 
     def _finish(self, state: SolveState, status: Status) -> SolveState:
-        at, window = state.refine, state.window
-        elbo = window.elbo / window.chunks if window.chunks else -math.inf
-        refined = Candidate(at.loc, at.root, at.log_det, elbo)
+        window = state.window
+        new = _end_of(state.refine, window.elbo / window.chunks if window.chunks else -math.inf)
         if state.phase == Phase.REFINE:
-            state = state._replace(best=refined, status=status)
+            state = state._replace(refined=new, status=status)
             # A search ends within a few tolerances of its optimum: is the rival's higher?
-            if state.rival.elbo > refined.elbo - 1 - 2 * float(self.tolerance):
+            if state.rival.elbo > new.elbo - 1 - 2 * float(self.tolerance):
                 return self._begin_refining(state, state.rival, Phase.REFINE_RIVAL)
-        elif refined.elbo > state.best.elbo:
-            state = state._replace(best=refined, rival=state.best, status=status)
+        elif new.elbo > state.refined.elbo:
+            state = state._replace(refined=new, runner_up=state.refined, status=status)
         else:
-            state = state._replace(rival=refined)
+            state = state._replace(runner_up=new)
         return state._replace(phase=Phase.DONE)
+
+
+def _end_of(state: refine.RefineState, elbo: float) -> Candidate:
+    return Candidate(state.loc, state.root, state.log_det, elbo)
 
 
 def log_det(root: Any) -> float:

@@ -28,7 +28,8 @@ def judge(
 ) -> Verdict:
     """Grade a fit by its diagnostics.
 
-    ``good``: k-hat is below 0.7 by three standard errors, and below 0.5.
+    ``good``: k-hat is below 0.7 by three standard errors, and it is below 0.5 or the weights
+    are nearly even.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
     ``poor``: k-hat is above, or some draws have no density; moments may be wrong.
@@ -61,13 +62,18 @@ def judge(
             f"{family} ({measured}). Use 64-bit floats if the model is "
             f"ill-conditioned, or a family with lighter tails.{where}"
         )
-    elif not k < LIMIT and _body_fits(found):
+    elif k + CONFIDENCE * sem < LIMIT and (k < 0.5 or _body_fits(found)):
+        grade = "good"
+        text = f"the {family} fits: {measured}."
+        if math.isfinite(gap):
+            text += f" About {max(gap, 0.0):.2g} nats of the log evidence are left."
+    elif _body_fits(found):
         grade = "fair"
         text = (
-            f"the body of the posterior fits the {family}, its tails do not: {measured}; above "
-            f"{LIMIT} tail probabilities may be wrong, but the ELBO is within {max(gap, 0.0):.2g} "
-            f"nats of the log evidence and {share:.0%} of the draws are effective, so means and "
-            "standard deviations are hardly touched."
+            f"the body of the posterior fits the {family}, its far tails may not: {measured}; "
+            f"near {LIMIT} and above, tail probabilities may be wrong. But the ELBO is within "
+            f"{max(gap, 0.0):.2g} nats of the log evidence and {share:.0%} of the draws are "
+            "effective, so means and standard deviations are hardly touched."
         )
     elif not k < LIMIT:
         grade = "poor"
@@ -76,11 +82,6 @@ def judge(
             f"variances may be wrong.{where} Try family='auto' for a richer family, "
             "reparameterise the model along those directions, or run MCMC."
         )
-    elif k < 0.5 and k + CONFIDENCE * sem < LIMIT:
-        grade = "good"
-        text = f"the {family} fits: {measured}."
-        if math.isfinite(gap):
-            text += f" About {max(gap, 0.0):.2g} nats of the log evidence are left."
     else:
         grade = "fair"
         text = (
@@ -106,7 +107,7 @@ def judge_point(found: Diagnostics, status: Status, notes: list[str]) -> Verdict
 
 def _body_fits(found: Diagnostics) -> bool:
     """Whether the weights are so even that only far tails can have made k-hat large."""
-    return found.efficiency > 0.95 and found.log_evidence - found.elbo < 0.05
+    return found.efficiency > 0.9 and found.log_evidence - found.elbo < 0.05
 
 
 def _sentence(text: str) -> str:

@@ -16,7 +16,14 @@ from vi.program.estimators import Estimator, Pathwise
 
 
 class GuideDraws(dict):
-    """Values of a guide's sites, with a leading axis of particles, and the density of the draws."""
+    """Values of a guide's sites, with a leading axis of particles.
+
+    ``log_q`` is the density of the draws as the guide made them: flows know it only then.
+    """
+
+    def __init__(self, values: dict[str, Array], log_q: Array):
+        super().__init__(values)
+        self.log_q = log_q
 
 
 class GuideView:
@@ -50,9 +57,7 @@ class GuideView:
         """Reparameterised draws of the guide's sites, and of the rows of its plates."""
         keys = jax.random.split(self._key, num_particles)
         values, log_q = jax.vmap(self._draw)(keys)
-        draws = GuideDraws(values)
-        draws.log_q = log_q  # type: ignore[attr-defined] - some densities are known only here
-        return draws
+        return GuideDraws(values, log_q)
 
     def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
         """Estimate of E_q[f(z)] from ``num_particles`` draws."""
@@ -61,7 +66,7 @@ class GuideView:
     def log_density(self, z: GuideDraws) -> Float[Array, " K"]:
         """Log density of the guide at its own draws, in nats."""
         if isinstance(self._estimator, Pathwise):
-            return z.log_q  # type: ignore[attr-defined]
+            return z.log_q
         params = self._estimator.density(self._params)
 
         def one(values: dict[str, Array]) -> Array:
@@ -74,7 +79,7 @@ class GuideView:
             )
             return jnp.asarray(sum(log_probs.values()))
 
-        return jax.vmap(one)(dict(z))
+        return jax.vmap(one, axis_size=len(z.log_q))(dict(z))
 
 
 class ModelView:
@@ -108,7 +113,7 @@ class ModelView:
                 )
             return jnp.asarray(sum(log_probs.values()))
 
-        return jax.vmap(one)(dict(z))
+        return jax.vmap(one, axis_size=len(z.log_q))(dict(z))
 
 
 def _stochastic(values: dict[str, Array]) -> Callable[[dict], Array | None]:

@@ -29,6 +29,11 @@ class Objective:
 
     can_infer_discrete = False  # asked for by numpyro.infer.SVI
 
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        options = "".join(f"{name}={value!r}, " for name, value in self.options)
+        return f"{self.program.__qualname__}({options}estimator={self.estimator!r})"
+
     def value(self, key: Array, q: Any, target: Target) -> Float[Array, ""]:
         """One estimate of the objective, in nats, to be maximised; its gradient is unbiased.
 

@@ -1,5 +1,7 @@
 """Telling a user which site, and which observation, makes a log density non-finite."""
 
+import warnings
+
 import jax
 import numpy as np
 
@@ -16,7 +18,9 @@ def explain(target: Target, z: jax.Array) -> str:
     Returns:
       One or more sentences that name the sites, and the first elements at fault in each.
     """
-    factors = jax.tree.map(np.asarray, target.structure.log_factors(target.data, z))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPyro warns of what the sentences below say better
+        factors = jax.tree.map(np.asarray, target.structure.log_factors(target.data, z))
     said = []
     for name, value in factors.items():
         bad = np.argwhere(~np.isfinite(value))

@@ -1,0 +1,77 @@
+"""`family="auto"`: mixtures where a Gaussian is not enough."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vi
+from tests import models
+from vi.gaussian.mixture import MixtureSolver, add_component
+
+
+def banana(x):
+    """A twisted Gaussian with log evidence log(2π · 2 · ½)."""
+    return -0.5 * ((x[0] / 2) ** 2 + ((x[1] - 0.25 * x[0] ** 2) / 0.5) ** 2)
+
+
+@pytest.fixture(scope="module")
+def climbed():
+    return vi.fit(banana, jnp.zeros(2), key=jax.random.key(0), family="auto")
+
+
+def test_rungs_are_reported_and_the_best_is_kept(climbed):
+    names = [rung["family"] for rung in climbed.rungs]
+    assert names[:2] == ["full-rank Gaussian (D = 2)", "mixture of 2 Gaussians (D = 2)"]
+    elbos = [rung["elbo"] for rung in climbed.rungs]
+    assert np.isclose(climbed.elbo, max(elbos))
+    assert elbos[0] < elbos[1] - 0.2
+    assert "Tried: full-rank Gaussian" in climbed.verdict.text
+    assert climbed.cost["gradients"] == sum(rung["gradients"] for rung in climbed.rungs)
+    assert climbed.khat < 0.7
+    assert np.isclose(climbed.diagnostics.log_evidence, np.log(2 * np.pi), atol=0.03)
+
+
+def test_a_good_gaussian_is_the_last_rung():
+    target = vi.target(*models.gaussian_target())
+    posterior = vi.fit(target, key=jax.random.key(0), family="auto")
+    assert len(posterior.rungs) == 1
+    assert "k-hat is below 0.7" in posterior.verdict.text
+
+
+def test_both_modes_are_covered():
+    """k-hat of one mode is low: only the search knows of the other."""
+    posterior = vi.fit(models.bimodal, jnp.zeros(2), key=jax.random.key(0), family="auto")
+    assert len(posterior.rungs) == 2
+    assert np.isclose(posterior.elbo, 0, atol=0.02)
+    draws = posterior.sample(jax.random.key(1), 4000)["x"]
+    assert abs(np.mean(draws[:, 0] > 0) - 0.5) < 0.05
+
+
+def test_budget_is_kept():
+    posterior = vi.fit(banana, jnp.zeros(2), key=jax.random.key(0), family="auto", budget=2000)
+    assert posterior.cost["gradients"] <= 2000
+    assert "exceed the budget of 2000 gradients" in posterior.verdict.text
+
+
+def test_mixture_steps_at_one_component_are_a_gaussians(x64):
+    """K = 1: f = log p - log q has the same whitened gradient and excess as the ELBO."""
+    target = vi.target(*models.gaussian_target())
+    precision, mean = map(np.asarray, target.data)
+    solver = MixtureSolver(target, jax.random.key(0), vi.mixture([vi.full_rank(4)]))
+    state = solver.initial()
+    while not solver.done(state):
+        state = solver.advance(state)
+    q = solver.result(state)
+    assert np.allclose(q.components.loc[0], mean, atol=1e-3)
+    assert np.allclose(q.covariance() @ precision, np.eye(4), atol=1e-3)
+
+
+def test_new_components_go_where_weights_are_large():
+    q = vi.full_rank(2)
+    draws = np.asarray(q.sample(jax.random.key(0), 2000))
+    ratios = -np.sum((draws - np.array([1.5, 0.0])) ** 2, 1)
+    grown = add_component(q, draws, ratios)
+    assert grown.num_components == 2
+    assert np.allclose(grown.components.loc[1], [1.5, 0.0], atol=0.3)
+    assert np.isclose(jax.nn.softmax(grown.logits)[1], 0.2)

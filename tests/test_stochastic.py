@@ -1,0 +1,127 @@
+"""The stochastic path: convergence to closed forms, caching, minibatches, failures, the test."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+
+import vi
+from tests import models
+from vi.status import Status
+from vi.stochastic import StochasticRun, settled
+from vi.structural import structural_key
+
+
+def run(target, q, estimator=None, optimizer=None, num_steps=600, key=0):
+    estimator = estimator or vi.elbo(num_particles=8, estimator=vi.StickingTheLanding())
+    optimizer = optimizer or optax.adam(0.05)
+    algorithm = StochasticRun(target, q, jax.random.key(key), estimator, optimizer, num_steps, 8)
+    state = algorithm.initial()
+    while not algorithm.done(state):
+        state = algorithm.advance(state)
+    return algorithm, state
+
+
+@pytest.fixture(scope="module")
+def target():
+    return vi.target(*models.gaussian_target())
+
+
+@pytest.mark.parametrize("positive", ["linear", "softplus", "exp"])
+@pytest.mark.parametrize("make", [vi.mean_field, vi.full_rank])
+def test_adam_finds_the_best_gaussian(target, positive, make):
+    precision, mean = map(np.asarray, target.data)
+    start = make(4, positive=positive)
+    algorithm, state = run(target, start, optimizer=optax.adam(0.02), num_steps=1500)
+    q = algorithm.result(state)
+    assert np.allclose(q.loc, mean, atol=0.05)
+    best = 1 / np.diag(precision) if make is vi.mean_field else np.diag(np.linalg.inv(precision))
+    assert np.allclose(q.variance() / best, 1, atol=0.15)
+    assert state.gradients == 8 * 1500
+
+
+def test_equal_optimizers_made_anew_share_compiled_code(target):
+    traces = 0
+
+    def density(x):
+        nonlocal traces
+        traces += 1
+        return -jnp.sum(x**2)
+
+    t = vi.target(density, jnp.zeros(2))
+    run(t, vi.mean_field(2), num_steps=10)
+    before = traces
+    run(t, vi.mean_field(2), num_steps=250, key=1, optimizer=optax.adam(0.05))
+    assert traces == before
+    run(t, vi.mean_field(2), num_steps=10, optimizer=optax.adam(0.06))
+    assert traces > before  # the twin: another rate in a closure is other code
+
+
+def test_structural_keys():
+    assert structural_key(tuple(optax.adam(0.1))) == structural_key(tuple(optax.adam(0.1)))
+    assert structural_key(tuple(optax.adam(0.1))) != structural_key(tuple(optax.adam(0.2)))
+    chain = lambda c: tuple(optax.chain(optax.clip(c), optax.sgd(optax.constant_schedule(0.1))))
+    assert structural_key(chain(1.0)) == structural_key(chain(1.0))
+    assert structural_key(chain(1.0)) != structural_key(chain(2.0))
+    assert structural_key(np.ones(2)) != structural_key(np.zeros(2))
+    assert hash(structural_key(tuple(optax.lbfgs()))) is not None
+
+
+def test_minibatches_reach_the_full_posterior():
+    """Conjugate mean with 400 rows, minibatches of 20."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        with numpyro.plate("rows", len(y), subsample_size=20) as rows:
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y[rows])
+
+    y = np.random.default_rng(0).normal(2.0, 1.0, 400).astype(np.float32)
+    posterior = vi.fit(model, y, key=jax.random.key(0), num_steps=4000, learning_rate=0.01)
+    precision = 400 + 1 / 100
+    assert abs(posterior.q.loc[0] - y.sum() / precision) < 2 * precision**-0.5
+    assert np.isclose(posterior.q.variance()[0] * precision, 1, atol=0.5)
+
+
+def test_optax_lbfgs_and_point_estimates():
+    target = vi.target(models.logistic, *models.logistic_data())
+    posterior = vi.fit(target, key=jax.random.key(0), family="delta")
+    gradient = target.value_and_grad(posterior.q.loc)[1]
+    assert np.abs(gradient).max() < 1e-3
+    assert posterior.verdict.grade == "fair"
+    assert "point estimate" in posterior.verdict.text
+
+
+def test_steps_with_non_finite_gradients_are_skipped():
+    """A density that is NaN for a fifth of the draws: the rest still carry the fit."""
+    hole = lambda x: jnp.where((x[0] > 0.8) & (x[0] < 1.2), jnp.nan, 0.0)
+    target = vi.target(lambda x: -0.5 * jnp.sum(x**2) + hole(x), jnp.zeros(2))
+    estimator = vi.elbo(num_particles=1)
+    algorithm, state = run(target, vi.mean_field(2), estimator, num_steps=500)
+    assert state.status == Status.MAX_STEPS
+    assert np.all(np.isfinite(algorithm.result(state).loc))
+
+
+def test_persistent_nan_stops_with_the_last_good_state():
+    target = vi.target(lambda x: jnp.sum(x) * jnp.nan, jnp.zeros(2))
+    start = vi.mean_field(2, loc=jnp.array([1.0, 2.0]))
+    algorithm, state = run(target, start)
+    assert state.status == Status.NONFINITE
+    assert int(state.step) < 100
+    assert np.array_equal(algorithm.result(state).loc, [1.0, 2.0])
+
+
+def test_stopping_test_has_its_rate_of_false_stops():
+    """ELBO rising by just the tolerance over a window: stops in at most 5 % (+ 4 s.e.) of looks.
+
+    Its twin: once flat, it stops.
+    """
+    rng = np.random.default_rng(0)
+    rising = 0.05 / 5 * np.arange(10)
+    stops = np.mean([settled(rising + 0.02 * rng.normal(size=10)) for _ in range(4000)])
+    assert stops < 0.08 + 4 * np.sqrt(0.08 / 4000)  # t-quantiles: 1.645 at 8 d.o.f. is 7 %
+    flat = np.mean([settled(0.005 * rng.normal(size=10)) for _ in range(200)])
+    assert flat == 1
+    assert not settled(np.zeros(9))
