@@ -129,6 +129,8 @@ def test_estimators_and_gaussian_optimizers():
     [
         ({"family": "gaussian"}, "expected family in"),
         ({"num_steps": 0}, "num_steps >= 1"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"num_draws": 0}, "num_draws >= 1"),
         ({"rank": 2}, "rank only with"),
         ({"blocks": [["beta"]]}, "blocks only with"),
         ({"budget": 10}, "budget only with"),

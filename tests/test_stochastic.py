@@ -70,6 +70,18 @@ def test_structural_keys():
     assert hash(structural_key(tuple(optax.lbfgs()))) is not None
 
 
+RATE = 0.1
+
+
+def test_structural_keys_see_global_constants(monkeypatch):
+    """A notebook cell that changes a global and runs the same lambda again."""
+    make = lambda: structural_key(lambda t: RATE * t)
+    before = make()
+    assert make() == before
+    monkeypatch.setitem(globals(), "RATE", 0.2)
+    assert make() != before
+
+
 def test_minibatches_reach_the_full_posterior():
     """Conjugate mean with 400 rows, minibatches of 20."""
 

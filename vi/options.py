@@ -46,8 +46,12 @@ class FitOptions:
             raise ValueError(
                 f"vi.fit: expected on_failure in {get_args(OnFailure)}; got {self.on_failure!r}."
             )
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"vi.fit: expected num_steps >= 1; got {self.num_steps}.")
+        for name in ("num_steps", "num_draws", "rank", "budget"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"vi.fit: expected {name} >= 1; got {value}.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"vi.fit: expected learning_rate > 0; got {self.learning_rate}.")
         if self.rank is not None and self.family != "low_rank":
             raise ValueError("vi.fit: expected rank only with family='low_rank'.")
         if self.blocks is not None and self.family != "block":

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+_CONSTANTS = (bool, int, float, complex, str, bytes, np.ndarray, jax.Array)
+
 
 def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     """A hashable key, equal for functions of the same code that close over equal values.
@@ -29,7 +31,9 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     if isinstance(value, types.FunctionType):
         cells = tuple(inside(_cell(cell)) for cell in value.__closure__ or ())
         defaults = inside(value.__defaults__), inside(value.__kwdefaults__)
-        return ("function", value.__code__, cells, defaults)
+        names = ((name, value.__globals__.get(name)) for name in value.__code__.co_names)
+        uses = tuple((name, inside(x)) for name, x in names if isinstance(x, _CONSTANTS))
+        return ("function", value.__code__, id(value.__globals__), cells, defaults, uses)
     if isinstance(value, types.MethodType):
         return ("method", inside(value.__func__), inside(value.__self__))
     if isinstance(value, functools.partial):
@@ -41,7 +45,7 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return ("array", array.shape, array.dtype.str, array.tobytes())
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type)):
+    if value is None or isinstance(value, (*_CONSTANTS, type)):
         return (type(value), value)
     return ("object", type(value), id(value))
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_EQUAL = 1e-4  # log ratios that differ by less are one
+
 
 class Psis(NamedTuple):
     """What the tail of the importance weights says."""
@@ -31,7 +33,8 @@ def psis(log_ratios: np.ndarray) -> Psis:
     Returns:
       The estimate of k; its asymptotic standard error (1 + k)/√M; the smoothed normalised log
       weights, shape ``(S,)``; and the effective sample size of the weights.
-      With fewer than five tail draws k is infinite.
+      With fewer than five tail draws k is infinite. Where the tail's weights are equal to four
+      digits, as they are if q is the target, k is minus infinity: there is no tail.
     """
     lw = np.where(np.isfinite(log_ratios), np.asarray(log_ratios, float), -np.inf)
     size = len(lw)
@@ -43,7 +46,9 @@ def psis(log_ratios: np.ndarray) -> Psis:
     cut = max(lw[order[-tail - 1]], math.log(np.finfo(float).tiny))
     where = order[-tail:][lw[order[-tail:]] > cut]
     khat, sem = math.inf, math.nan
-    if len(where) > 4:
+    if cut > -_EQUAL:
+        khat, sem = -math.inf, 0.0
+    elif len(where) > 4:
         khat, scale = _fit_pareto(np.exp(lw[where]) - math.exp(cut))
         sem = (1 + max(khat, 0.0)) / math.sqrt(len(where))
         if math.isfinite(khat):

@@ -47,6 +47,8 @@ def judge(
     """
     k, sem = found.khat, found.khat_sem
     said = [f"k-hat {k:.2f} ± {sem:.2f}" if math.isfinite(k) else "k-hat could not be estimated"]
+    if k == -math.inf:
+        said = ["importance weights equal to four digits"]
     if math.isfinite(found.elbo):
         said.append(f"ELBO {found.elbo:.3f} ± {found.elbo_sem:.3f} nats")
     measured = ", ".join(said) + f" from {found.num_draws} fresh draws"

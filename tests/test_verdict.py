@@ -1,0 +1,131 @@
+"""Diagnostics against ArviZ and blackjax, and verdicts that do not flatter."""
+
+import arviz
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vi
+from vi.posterior.diagnostics import Diagnostics, diagnose, misfit
+from vi.posterior.psis import psis
+from vi.posterior.verdict import judge
+from vi.status import Status
+
+RATIOS = {
+    "gaussian": lambda rng: rng.normal(size=2000),
+    "heavy": lambda rng: np.log(rng.pareto(1.2, 2000)),
+    "light": lambda rng: -rng.exponential(size=1000),
+    "constant": lambda rng: np.zeros(500),
+    "some_impossible": lambda rng: np.where(rng.random(999) < 0.1, -np.inf, rng.normal(size=999)),
+}
+
+
+@pytest.mark.parametrize("name", ["gaussian", "heavy", "light"])
+def test_smoothing_is_arviz_and_blackjax(name, x64):
+    from blackjax.diagnostics import psis_weights
+
+    ratios = RATIOS[name](np.random.default_rng(0))
+    ours = psis(ratios)
+    weights, khat = arviz.psislw(ratios.copy())
+    assert np.isclose(ours.khat, float(khat), rtol=1e-6)
+    assert np.allclose(ours.log_weights, weights, atol=1e-6)
+    assert np.isclose(ours.khat, float(psis_weights(jnp.asarray(ratios))[1]), atol=0.02)
+
+
+def test_degenerate_ratios():
+    assert psis(RATIOS["constant"](np.random.default_rng(0))).khat == -np.inf
+    rounding = 1e-15 * np.random.default_rng(0).integers(0, 3, 1000)
+    assert psis(rounding).khat == -np.inf
+    assert psis(rounding).effective_sample_size == pytest.approx(1000)
+    found = psis(RATIOS["some_impossible"](np.random.default_rng(0)))
+    assert np.isfinite(found.khat)
+    assert np.isclose(np.exp(found.log_weights).sum(), 1)
+    assert psis(np.full(100, -np.inf)).khat == np.inf
+    assert psis(np.zeros(3)).effective_sample_size == pytest.approx(3)
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.6, 0.9])
+def test_khat_finds_the_shape_of_a_pareto_tail(shape):
+    """Ratios u^(-k) have a tail of shape k; the error is of the order its sem states."""
+    u = np.random.default_rng(1).random(50_000)
+    found = psis(-shape * np.log(u))
+    assert abs(found.khat - shape) < 4 * found.khat_sem
+
+
+def density(x):
+    return -0.5 * jnp.sum(x**2)
+
+
+def test_elbo_and_evidence_against_closed_forms(x64):
+    """q = N(0, s²) for an unnormalised N(0, 1): log Z = D/2 log 2π, and the KL is known."""
+    target, q = vi.target(density, jnp.zeros(3)), vi.mean_field(3, scale=0.9)
+    found = diagnose(jax.random.key(0), q, target)
+    log_z = 1.5 * np.log(2 * np.pi)
+    kl = 3 * (0.5 * (0.81 - 1) - np.log(0.9))
+    assert abs(found.elbo - (log_z - kl)) < 5 * found.elbo_sem
+    assert abs(found.log_evidence - log_z) < 0.01
+    assert found.bad == 0
+    assert found.num_draws == 32768
+
+
+def test_impossible_draws_are_seen(x64):
+    target = vi.target(lambda x: jnp.where(x[0] > 1, -jnp.inf, density(x)), jnp.zeros(2))
+    found = diagnose(jax.random.key(0), vi.mean_field(2), target, 4096)
+    assert np.isclose(found.bad, 0.1587, atol=0.03)
+    assert found.elbo == -np.inf
+    verdict = judge(found, Status.CONVERGED, "mean-field Gaussian", [], [])
+    assert verdict.grade == "poor"
+    assert "no finite density at 1" in verdict.text
+
+
+def test_the_coordinate_that_does_not_fit_is_named():
+    target = vi.target(lambda x: -0.5 * jnp.sum(x[:2] ** 2) - jnp.abs(x[2]), jnp.zeros(3))
+    q = vi.mean_field(3)
+    blame = misfit(diagnose(jax.random.key(0), q, target), q)
+    assert np.argmax(blame) == 2
+    assert blame[2] > 0.3
+    assert blame[:2].max() < 0.01
+
+
+def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0):
+    nothing = np.zeros(1)
+    return Diagnostics(
+        nothing, nothing, nothing, elbo, 0.01, khat, sem, efficiency, log_evidence, bad, 8192
+    )
+
+
+@pytest.mark.parametrize(
+    ("diagnostics", "status", "grade"),
+    [
+        (found(), Status.CONVERGED, "good"),
+        (found(khat=0.45, sem=0.1), Status.CONVERGED, "fair"),  # not sure enough
+        (found(khat=0.55), Status.CONVERGED, "fair"),
+        (found(khat=0.55, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "good"),
+        (found(khat=0.71), Status.CONVERGED, "poor"),
+        (found(khat=0.71, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "fair"),
+        (found(khat=np.nan), Status.CONVERGED, "poor"),
+        (found(khat=np.inf), Status.CONVERGED, "poor"),
+        (found(khat=-np.inf, sem=0.0), Status.CONVERGED, "good"),  # equal weights
+        (found(bad=0.01), Status.CONVERGED, "poor"),
+        (found(), Status.NONFINITE, "failed"),
+        (found(), Status.MAX_STEPS, "good"),
+    ],
+)
+def test_grades(diagnostics, status, grade):
+    verdict = judge(diagnostics, status, "Gaussian", ["theta[1]"], ["A note."])
+    assert verdict.grade == grade
+    assert verdict.text.endswith("A note.")
+    if status == Status.MAX_STEPS:
+        assert status.message in verdict.text
+    if grade == "poor" and not diagnostics.bad:
+        assert "theta[1]" in verdict.text
+
+
+def test_never_good_above_the_limit():
+    """For any efficiency and any standard error."""
+    for khat in (0.7, 0.71, 1.0, np.inf, np.nan):
+        for efficiency in (0.1, 0.99):
+            for sem in (0.0, 0.05, np.nan):
+                case = found(khat, sem, log_evidence=-0.999, efficiency=efficiency)
+                assert judge(case, Status.CONVERGED, "Gaussian", [], []).grade != "good"
