@@ -45,6 +45,7 @@ EFFORT = 3e8  # operations of searching after which two starts that end in one p
 # or three where others ended elsewhere
 MAX_EFFORT = 2e9  # operations of searching after which no start is added to three
 MAX_CYCLES = 4
+SAME = 1.0  # squared distance, in standard deviations, of optima that are one
 MAX_DENSE = 1000  # coordinates, for a search with a dense root
 MAX_DIRECTIONS = 64  # in a rotation, beyond that
 
@@ -311,8 +312,7 @@ class Solver:
 
     def _same(self, a: Candidate, b: Candidate) -> bool:
         """Whether two searches ended at one optimum, as far as their locations tell."""
-        offset = np.asarray(b.loc, float) - np.asarray(a.loc, float)
-        apart = max(np.sum(_solve(candidate.root, offset) ** 2) for candidate in (a, b))
+        apart = max(_apart(candidate.root, a.loc, b.loc) for candidate in (a, b))
         return bool(apart < 40 * self.tolerance)
 
     # ---- refining ------------------------------------------------------------------------
@@ -328,6 +328,10 @@ class Solver:
             return self._finish(state, Status.NONFINITE)
         if state.chunk < 2 ** (state.cycle + 1):
             return state
+        if state.phase == Phase.REFINE_RIVAL:
+            apart = _apart(state.best.root, state.refine.loc, state.refined.loc)
+            if apart < SAME:  # it was on its way to the same optimum
+                return state._replace(phase=Phase.DONE, rival=_no_elbo(state.rival))
         state = state._replace(left=np.array(state.window.left_to_gain()))
         if finished(state.window, float(state.refine.gain)):
             return self._finish(state, Status.CONVERGED)
@@ -370,8 +374,13 @@ def _window(root: Root) -> Window:
     return Window.empty(refine.residual_size(root))
 
 
-def _solve(root: DenseRoot | DiagonalRoot, x: np.ndarray) -> np.ndarray:
-    """``L⁻¹ x`` on the host."""
+def _apart(root: DenseRoot | DiagonalRoot, a: Array, b: Array) -> float:
+    """‖L⁻¹ (a - b)‖², on the host."""
+    x = np.asarray(b, float) - np.asarray(a, float)
     if isinstance(root, DiagonalRoot):
-        return x / np.asarray(root.diagonal, float)
-    return np.linalg.solve(np.asarray(root.matrix, float), x)
+        return float(np.sum((x / np.asarray(root.diagonal, float)) ** 2))
+    return float(np.sum(np.linalg.solve(np.asarray(root.matrix, float), x) ** 2))
+
+
+def _no_elbo(candidate: Candidate) -> Candidate:
+    return candidate._replace(elbo=-math.inf)
