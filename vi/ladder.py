@@ -13,12 +13,11 @@ from vi.errors import TargetError
 from vi.families import Gaussian, Mixture, mixture
 from vi.gaussian.mixture import MixtureSolver, add_component
 from vi.gaussian.solve import MAX_DENSE, SolveState
-from vi.gaussian.whitening import scale_of
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.posterior import Posterior
-from vi.posterior.verdict import LIMIT
-from vi.rung import describe, fit_family, report
+from vi.posterior.verdict import LIMIT, MISSED
+from vi.rung import describe, fit_family, other_mode, report
 from vi.status import Status
 from vi.targets import Target
 
@@ -61,9 +60,8 @@ def climb(
     spent = best.cost["gradients"]
     why = "k-hat is below 0.7" if _fits(best) else ""
     q, found = best.q, best.diagnostics
-    other = _other_mode(state) if isinstance(state, SolveState) else None
-    if other is not None and target.dim <= MAX_DENSE:
-        why = ""  # k-hat cannot see a mode that q misses
+    seen = isinstance(state, SolveState) and found.missed > MISSED[1]
+    other = other_mode(state) if seen else None
     for count in COMPONENTS if target.dim <= MAX_DENSE else ():
         if why:
             break
@@ -126,15 +124,8 @@ def _rung(posterior: Posterior, gradients: int) -> dict[str, Any]:
 
 
 def _fits(posterior: Posterior) -> bool:
-    return posterior.khat < LIMIT and not posterior.diagnostics.bad
-
-
-def _other_mode(state: SolveState) -> Gaussian | None:
-    """The second optimum the search found, if it is nearly as good as the first."""
-    other = state.other
-    if not np.isfinite(other.elbo) or state.refined.elbo - other.elbo > 5:
-        return None
-    return Gaussian(jnp.asarray(other.loc), scale_of(other.root))
+    found = posterior.diagnostics
+    return posterior.khat < LIMIT and not found.bad and found.missed <= MISSED[1]
 
 
 def _grow(q: Any, found: Any, count: int, other: Gaussian | None) -> Mixture:

@@ -1,6 +1,5 @@
 """One rung of the ladder: plan a run for one family, run it, and judge what it found."""
 
-import math
 from typing import Any
 
 import jax
@@ -14,11 +13,12 @@ from vi.families import Delta, Gaussian, Mixture
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale
 from vi.gaussian.low_rank import LowRankSolver, LowRankState
 from vi.gaussian.solve import Solver, SolveState
+from vi.gaussian.whitening import scale_of
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.plan import plan
 from vi.posterior import Diagnostics, Posterior, diagnose
-from vi.posterior.diagnostics import misfit
+from vi.posterior.diagnostics import misfit, missed_mass
 from vi.posterior.verdict import judge, judge_point
 from vi.status import Status
 from vi.targets import Target
@@ -32,10 +32,11 @@ def fit_family(
     run, notes = plan(target, key, options)
     state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
+    other = None
     if isinstance(run, (Solver, LowRankSolver)):
         solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
         _check_started(solver, solved, status)
-        notes = notes + _say_optima(solved)
+        other = other_mode(solved)
     posterior = report(
         target,
         run.result(state),
@@ -46,6 +47,7 @@ def fit_family(
         history=_history(state),
         gradients=run.info(state)["gradients"],
         clock=clock,
+        other=other,
     )
     return posterior, state
 
@@ -75,16 +77,18 @@ def report(
     history: dict[str, np.ndarray],
     gradients: int,
     clock: Clock,
-    rungs: tuple[dict[str, Any], ...] = (),
+    other: Gaussian | None = None,
 ) -> Posterior:
-    """Judge a family by fresh draws and put the posterior together."""
+    """Judge a family by fresh draws, and by those of another mode, and put all together."""
     found = diagnose(_fresh(key), q, target, options.num_draws)
+    if other is not None:
+        found = found._replace(missed=missed_mass(_fresh(key, 1), found, q, other, target))
     if isinstance(q, Delta):
         verdict = judge_point(found, status, notes)
     else:
         verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
-    return Posterior(target, q, status, verdict, found, history, cost, rungs, key, options.given())
+    return Posterior(target, q, status, verdict, found, history, cost, (), key, options.given())
 
 
 def describe(q: Any) -> str:
@@ -98,10 +102,10 @@ def describe(q: Any) -> str:
     return "point" if isinstance(q, Delta) else f"{type(q).__name__} (D = {q.dim})"
 
 
-def _fresh(key: Array) -> np.ndarray:
+def _fresh(key: Array, number: int = 0) -> np.ndarray:
     """A key that no run uses: runs fold in small numbers only."""
     words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return np.asarray(words) ^ np.uint32(0x9E3779B9)
+    return np.asarray(words) ^ np.uint32(0x9E3779B9 + number)
 
 
 def _worst(found: Diagnostics, q: Any, target: Target) -> list[str]:
@@ -111,7 +115,7 @@ def _worst(found: Diagnostics, q: Any, target: Target) -> list[str]:
 
 
 def _check_started(run: Solver, state: SolveState, status: Status) -> None:
-    if status != Status.NONFINITE or math.isfinite(state.best.elbo):
+    if status != Status.NONFINITE or state.candidates.best.found:
         return
     where = jnp.asarray(run.locs[0], run.target.layout.dtype)
     raise NonFiniteTargetError(
@@ -121,12 +125,9 @@ def _check_started(run: Solver, state: SolveState, status: Status) -> None:
     )
 
 
-def _say_optima(state: SolveState) -> list[str]:
-    """A sentence if another optimum is nearly as good: k-hat cannot see modes that q misses."""
-    gap = state.refined.elbo - state.other.elbo
-    if not math.isfinite(gap) or gap > 5:
-        return []
-    return [
-        f"Starts ended at different optima, the next one {max(gap, 0.0):.2g} nats below: the "
-        "posterior may have several modes, which k-hat cannot see; try family='auto'."
-    ]
+def other_mode(state: SolveState) -> Gaussian | None:
+    """The second optimum that the search found, if it is within 5 nats of the first."""
+    other = state.other
+    if not other.found or state.refined.elbo - other.elbo > 5:
+        return None
+    return Gaussian(jnp.asarray(other.loc), scale_of(other.root))

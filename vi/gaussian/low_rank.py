@@ -66,7 +66,7 @@ class LowRankSolver:
     def initial(self) -> LowRankState:
         """The state before the first chunk."""
         solve = self.solver.initial()
-        blank = low_rank(self.target.dim, self.rank, loc=jnp.asarray(solve.best.loc))
+        blank = low_rank(self.target.dim, self.rank, loc=jnp.asarray(solve.candidates.best.loc))
         return LowRankState(False, solve, self._polisher(solve, blank).initial(), 0)  # noqa: FBT003
 
     def advance(self, state: LowRankState) -> LowRankState:

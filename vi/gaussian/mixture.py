@@ -28,6 +28,7 @@ from vi.provenance import data_digest, key_words
 from vi.random import host_generator
 from vi.status import Status
 from vi.targets import Target
+from vi.threads import blas_threads
 
 CHUNK = 10  # steps
 CHUNKS = 8  # of moving, then half as many of averaging
@@ -109,6 +110,10 @@ class MixtureSolver:
 
     def advance(self, state: MixtureState) -> MixtureState:
         """Run one chunk: of moving in the first two thirds, of averaging after."""
+        with blas_threads(self.target.dim):
+            return self._advance(state)
+
+    def _advance(self, state: MixtureState) -> MixtureState:
         k, dim = self.start.num_components, self.target.dim
         normal = host_generator(self.key, 4, k, state.chunk).normal(size=(CHUNK, k, dim, dim))
         rotations = np.stack([[directions_of(m) for m in row] for row in normal])

@@ -19,15 +19,17 @@ from vi.blocks import Groups
 from vi.compile import quick_jit
 from vi.families import Gaussian
 from vi.gaussian import refine, search
+from vi.gaussian.candidates import Candidate, Candidates, apart
 from vi.gaussian.chunk import CHUNK, ROTATIONS, run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
 from vi.gaussian.spherical import directions_of
-from vi.gaussian.stopping import Window, finished
+from vi.gaussian.stopping import Window, finished, step_tolerance
 from vi.gaussian.whitening import scale_of
 from vi.provenance import data_digest, key_words
 from vi.random import host_generator
 from vi.status import Status
 from vi.targets import Target
+from vi.threads import blas_threads
 
 MAX_SEARCH_STEPS = 100
 STARTS = (  # uniform within ± the first, with the second as standard deviation
@@ -44,8 +46,10 @@ INFORMED = 0  # the start that is centred at the prior means
 EFFORT = 3e8  # operations of searching after which two starts that end in one place are enough,
 # or three where others ended elsewhere
 MAX_EFFORT = 2e9  # operations of searching after which no start is added to three
-MAX_CYCLES = 4
-SAME = 1.0  # squared distance, in standard deviations, of optima that are one
+MAX_CYCLES = 4  # of refinement, each twice as long as the one before
+MORE_CYCLES = 2  # where there is more left to gain than the tolerance, and steps are cheap
+CHEAP = 4e9  # operations so far
+NEAR = 1.0  # squared distance, in standard deviations, of a refinement from one before it
 MAX_DENSE = 1000  # coordinates, for a search with a dense root
 MAX_DIRECTIONS = 64  # in a rotation, beyond that
 
@@ -59,15 +63,6 @@ class Phase(enum.IntEnum):
     DONE = 3
 
 
-class Candidate(NamedTuple):
-    """A Gaussian that a search, or a refinement, ended with."""
-
-    loc: Array
-    root: Root
-    log_det: Array
-    elbo: float
-
-
 class SolveState(NamedTuple):
     """Everything the solver knows; a pytree of arrays and numbers, to be checkpointed."""
 
@@ -75,11 +70,9 @@ class SolveState(NamedTuple):
     start: int
     search: search.SearchState
     refine: refine.RefineState
-    best: Candidate  # of the searches
-    rival: Candidate  # of the searches that ended elsewhere, the best
+    candidates: Candidates  # of the searches
     refined: Candidate  # in the structure asked for; ELBO -inf while there is none
     runner_up: Candidate  # the worse of best and rival, where both were refined
-    agreed: int  # starts that ended at the best
     ends: np.ndarray  # ELBO at which each start ended, NaN where it did not run or failed
     cycle: int
     chunk: int  # within the cycle
@@ -94,7 +87,7 @@ class SolveState(NamedTuple):
     @property
     def other(self) -> Candidate:
         """The best optimum but one, refined where it came close; ELBO -inf if there is none."""
-        return self.runner_up if math.isfinite(self.runner_up.elbo) else self.rival
+        return self.runner_up if self.runner_up.found else self.candidates.rival
 
 
 @quick_jit
@@ -138,6 +131,7 @@ class Solver:
             self.like = DenseRoot(np.eye(dim, dtype=self.dtype))
             self.num_directions = dim
         self.tolerance = self.dtype.type(0.2 * max(1.0, dim / 10))
+        self.step_tolerance = step_tolerance(dim)
         generator = host_generator(key, 0)
         spreads = np.array([spread for spread, _ in STARTS])
         self.locs = spreads[:, None] * generator.uniform(-1, 1, (len(STARTS), dim))
@@ -155,11 +149,9 @@ class Solver:
             start=0,
             search=fresh,
             refine=refining,
-            best=nowhere,
-            rival=nowhere,
+            candidates=Candidates(nowhere, nowhere, 0),
             refined=_end_of(refining, -math.inf),
             runner_up=_end_of(refining, -math.inf),
-            agreed=0,
             ends=np.full(len(STARTS), np.nan),
             cycle=0,
             chunk=0,
@@ -216,12 +208,13 @@ class Solver:
 
     def result(self, state: SolveState) -> Gaussian:
         """The best Gaussian so far: of the refinement under way, a finished one, or a search."""
-        if math.isfinite(state.refined.elbo):
+        if state.refined.found:
             at = state.refined
         elif state.phase == Phase.REFINE:
             at = state.refine
         else:
-            searched = state.best if math.isfinite(state.best.elbo) else state.search
+            best = state.candidates.best
+            searched = best if best.found else state.search
             at = self._refining(searched)
         return Gaussian(jnp.asarray(at.loc), scale_of(at.root))
 
@@ -231,6 +224,10 @@ class Solver:
 
     def advance(self, state: SolveState) -> SolveState:
         """Run one chunk and decide what comes next."""
+        with blas_threads(self.target.dim):
+            return self._advance(state)
+
+    def _advance(self, state: SolveState) -> SolveState:
         searching = state.phase == Phase.SEARCH
         first = int(state.search.rotation)
         if searching:
@@ -281,39 +278,21 @@ class Solver:
         if found.status == Status.RUNNING and found.step < MAX_SEARCH_STEPS:
             return state
         end = Candidate(found.loc, found.root, found.log_det, float(found.found.elbo))
-        state = self._record(state, end)
+        ends = state.ends.copy()
+        ends[state.start] = end.elbo if end.found else math.nan
+        candidates = state.candidates.add(end, float(self.tolerance))
+        state = state._replace(ends=ends, candidates=candidates)
         number = state.start + 1
-        effort = 3 * self.target.operations * state.gradients  # a gradient is three evaluations
-        rugged = number > state.agreed
-        enough = effort >= EFFORT and state.agreed >= (3 if rugged else 2)
+        effort = self._effort(state)
+        agreed = candidates.agreed
+        rugged = number > agreed
+        enough = effort >= EFFORT and agreed >= (3 if rugged else 2)
         enough |= effort >= MAX_EFFORT and number >= 3
         if number < len(STARTS) and not enough:
             return state._replace(start=number, search=self._start(number))
-        if not math.isfinite(state.best.elbo):
+        if not candidates.best.found:
             return state._replace(phase=Phase.DONE, status=Status.NONFINITE)
-        return self._begin_refining(state, state.best, Phase.REFINE)
-
-    def _record(self, state: SolveState, end: Candidate) -> SolveState:
-        """Place the end of a search among the candidates."""
-        if not math.isfinite(end.elbo):
-            return state
-        ends = state.ends.copy()
-        ends[state.start] = end.elbo
-        best, rival, agreed = state.best, state.rival, state.agreed
-        if not math.isfinite(best.elbo):
-            best, agreed = end, 1
-        elif self._same(best, end):
-            best, agreed = (end if end.elbo > best.elbo else best), agreed + 1
-        elif end.elbo > best.elbo:
-            best, rival, agreed = end, best, 1
-        elif end.elbo > rival.elbo:
-            rival = end
-        return state._replace(best=best, rival=rival, agreed=agreed, ends=ends)
-
-    def _same(self, a: Candidate, b: Candidate) -> bool:
-        """Whether two searches ended at one optimum, as far as their locations tell."""
-        apart = max(_apart(candidate.root, a.loc, b.loc) for candidate in (a, b))
-        return bool(apart < 40 * self.tolerance)
+        return self._begin_refining(state, candidates.best, Phase.REFINE)
 
     # ---- refining ------------------------------------------------------------------------
 
@@ -329,18 +308,28 @@ class Solver:
         if state.chunk < 2 ** (state.cycle + 1):
             return state
         if state.phase == Phase.REFINE_RIVAL:
-            apart = _apart(state.best.root, state.refine.loc, state.refined.loc)
-            if apart < SAME:  # it was on its way to the same optimum
-                return state._replace(phase=Phase.DONE, rival=_no_elbo(state.rival))
+            root = state.candidates.best.root
+            if apart(root, state.refine.loc, state.refined.loc) < NEAR:  # on its way to the same
+                none = state.candidates._replace(rival=state.candidates.rival.dropped())
+                return state._replace(phase=Phase.DONE, candidates=none)
         state = state._replace(left=np.array(state.window.left_to_gain()))
-        if finished(state.window, float(state.refine.gain)):
+        if finished(state.window, float(state.refine.gain), self.step_tolerance):
             return self._finish(state, Status.CONVERGED)
-        if state.cycle + 1 == MAX_CYCLES:
+        if state.cycle + 1 >= self._last_cycle(state):
             return self._finish(state, Status.MAX_STEPS)
         again = state.refine._replace(turns=np.int32(2))
         return state._replace(
             refine=again, cycle=state.cycle + 1, chunk=0, window=_window(again.root)
         )
+
+    def _last_cycle(self, state: SolveState) -> int:
+        """How many cycles there are to be, as it looks at the end of one."""
+        worth = state.left[0] > self.step_tolerance and self._effort(state) < CHEAP
+        return MAX_CYCLES + MORE_CYCLES * int(worth)
+
+    def _effort(self, state: SolveState) -> float:
+        """Operations so far; a gradient is three evaluations."""
+        return 3 * self.target.operations * state.gradients
 
     def _finish(self, state: SolveState, status: Status) -> SolveState:
         window = state.window
@@ -348,8 +337,9 @@ class Solver:
         if state.phase == Phase.REFINE:
             state = state._replace(refined=new, status=status)
             # A search ends within a few tolerances of its optimum: is the rival's higher?
-            if state.rival.elbo > new.elbo - 1 - 2 * float(self.tolerance):
-                return self._begin_refining(state, state.rival, Phase.REFINE_RIVAL)
+            rival = state.candidates.rival
+            if rival.elbo > new.elbo - 1 - 2 * float(self.tolerance):
+                return self._begin_refining(state, rival, Phase.REFINE_RIVAL)
         elif new.elbo > state.refined.elbo:
             state = state._replace(refined=new, runner_up=state.refined, status=status)
         else:
@@ -372,15 +362,3 @@ def log_det(root: Any) -> float:
 
 def _window(root: Root) -> Window:
     return Window.empty(refine.residual_size(root))
-
-
-def _apart(root: DenseRoot | DiagonalRoot, a: Array, b: Array) -> float:
-    """‖L⁻¹ (a - b)‖², on the host."""
-    x = np.asarray(b, float) - np.asarray(a, float)
-    if isinstance(root, DiagonalRoot):
-        return float(np.sum((x / np.asarray(root.diagonal, float)) ** 2))
-    return float(np.sum(np.linalg.solve(np.asarray(root.matrix, float), x) ** 2))
-
-
-def _no_elbo(candidate: Candidate) -> Candidate:
-    return candidate._replace(elbo=-math.inf)

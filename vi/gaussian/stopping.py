@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
-STEP_TOLERANCE = 4e-3  # nats a step of rate one may still gain
+STEP_TOLERANCE = 4e-3  # nats a step of rate one may still gain, for up to 50 coordinates
 NOISE_TOLERANCE = 0.02  # nats the noise of the final average may cost
 
 
@@ -58,15 +58,21 @@ class Window(NamedTuple):
         return 0.5 * mean, 0.5 * math.sqrt(variance), 0.5 * noise
 
 
-def finished(window: Window, gain: float) -> bool:
+def step_tolerance(dim: int) -> float:
+    """Nats that a step may still gain when the refinement ends: 4e-3, or 8e-5 a coordinate."""
+    return STEP_TOLERANCE * max(1.0, dim / 50)
+
+
+def finished(window: Window, gain: float, tolerance: float) -> bool:
     """Whether to stop: with 95 % confidence a step gains too little, and the average is precise.
 
     Args:
       window: of the averaging steps.
       gain: of the last step, the share of one residual's noise that is left in the average.
+      tolerance: nats that a step of rate one may still gain.
 
     Returns:
       Whether both hold.
     """
     left, sem, noise = window.left_to_gain()
-    return left + CONFIDENCE * sem < STEP_TOLERANCE and noise * gain < NOISE_TOLERANCE
+    return left + CONFIDENCE * sem < tolerance and noise * gain < NOISE_TOLERANCE

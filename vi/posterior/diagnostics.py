@@ -32,6 +32,7 @@ class Diagnostics(NamedTuple):
     log_evidence: float
     bad: float  # share of draws at which the target's log density is not finite
     num_draws: int
+    missed: float = 0.0  # share of the mass found that lies where q has none
 
 
 @partial(quick_jit, static_argnames=("num_draws",))
@@ -116,6 +117,44 @@ def _log_evidence(ratios: np.ndarray, tail: Psis) -> float:
     if not np.isfinite(ratios[typical]):
         return math.nan
     return float(ratios[typical] - tail.log_weights[typical] - math.log(len(ratios)))
+
+
+@quick_jit
+def _log_prob(q: Any, z: Array) -> Array:
+    return q.log_prob(z)
+
+
+def missed_mass(key: Array, found: Diagnostics, q: Any, other: Any, target: Target) -> float:
+    r"""Share of the posterior's mass at another optimum, where q has no draws to see it.
+
+    Draws of both are weighed against the equal mixture of the two,
+    :math:`w = p / (\tfrac12 q + \tfrac12 q')`; the share is the weight of those at which q is
+    less than at any draw of its own. Zero if the two overlap: k-hat then sees what q misses.
+
+    Args:
+      key: a key; use one that the fit has not used.
+      found: diagnostics of q.
+      q: a family.
+      other: a family fitted to another optimum.
+      target: the target.
+
+    Returns:
+      The share, between 0 and 1.
+
+    Complexity:
+      S log densities.
+    """
+    size = len(found.draws)
+    z, log_p, log_other = map(np.asarray, _draw_and_weigh(key, other, target, np.int32(0), size))
+    here, there = np.asarray(_log_prob(q, z)), np.asarray(_log_prob(other, found.draws))
+    log_q = np.concatenate([found.log_q, here]).astype(float)
+    log_mixture = np.logaddexp(log_q, np.concatenate([there, log_other]))
+    ratios = np.concatenate([found.log_p, log_p]) - log_mixture
+    ratios = np.where(np.isfinite(ratios), ratios, -np.inf)
+    if not np.isfinite(ratios).any():
+        return 0.0
+    weights = np.exp(ratios - ratios.max())
+    return float(weights[log_q < found.log_q.min()].sum() / weights.sum())
 
 
 def misfit(found: Diagnostics, q: Any) -> np.ndarray:

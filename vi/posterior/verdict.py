@@ -10,6 +10,7 @@ Grade = Literal["good", "fair", "poor", "failed"]
 
 LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
 CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
+MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
 
 
 class Verdict(NamedTuple):
@@ -32,7 +33,8 @@ def judge(
     are nearly even.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
-    ``poor``: k-hat is above, or some draws have no density; moments may be wrong.
+    ``poor``: k-hat is above, some draws have no density, or more than 5 % of the mass found is
+    at another optimum, which k-hat cannot see; moments may be wrong.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -64,6 +66,14 @@ def judge(
             f"{family} ({measured}). Use 64-bit floats if the model is "
             f"ill-conditioned, or a family with lighter tails.{where}"
         )
+    elif found.missed > MISSED[0]:
+        grade = "poor"
+        text = (
+            f"the {family} covers one of several modes: other starts found an optimum with "
+            f"{found.missed:.0%} of the mass of both, where this fit has none. Around its own mode "
+            f"it has {measured}, which says nothing of the other. Try family='auto', which starts "
+            "a mixture from both, or run MCMC from several starts."
+        )
     elif k + CONFIDENCE * sem < LIMIT and (k < 0.5 or _body_fits(found)):
         grade = "good"
         text = f"the {family} fits: {measured}."
@@ -90,6 +100,9 @@ def judge(
             f"the {family} is usable with care: {measured}, below {LIMIT} but not by enough. "
             f"Take draws with resample(), which corrects for the misfit.{where}"
         )
+    if found.missed > MISSED[1] and not found.missed > MISSED[0]:
+        grade = "fair" if grade == "good" else grade
+        text += f" Other starts found an optimum with {found.missed:.1%} of the mass, not covered."
     if status not in (Status.CONVERGED, Status.RUNNING) and not status.failed:
         text += " " + status.message
     return Verdict(grade, " ".join([text, *notes]))
