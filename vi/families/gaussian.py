@@ -65,9 +65,15 @@ class Gaussian:
     def sample_and_log_prob(
         self, key: Array, num_samples: int | None = None
     ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"]]:
-        """Draws and their log density."""
-        z = self.sample(key, num_samples)
-        return z, self.log_prob(z)
+        """Draws and their log density, from the noise itself where it has D coordinates."""
+        noise = self.noise(key, num_samples or 1)
+        z, _ = self.draw(noise)
+        if self.scale.noise_dim == self.dim:
+            constant = self.scale.log_det() + 0.5 * self.dim * math.log(2 * math.pi)
+            log_q = -0.5 * jnp.sum(noise**2, axis=-1) - constant
+        else:
+            log_q = self.log_prob(z)
+        return (z[0], log_q[0]) if num_samples is None else (z, log_q)
 
     def entropy(self) -> Float[Array, ""]:
         """Entropy in nats, in closed form."""
