@@ -24,6 +24,21 @@ def public_names(package: str) -> list[str]:
     return [name for name in names if not isinstance(getattr(module, name), types.ModuleType)]
 
 
+def filename_map(packages: list[str]) -> dict[str, str]:
+    """Other names for the pages of functions that differ from a class in case only.
+
+    Some file systems take ``vi.target`` and ``vi.Target`` for one.
+    """
+    out = {}
+    for package in packages:
+        names = public_names(package)
+        for name in names:
+            twins = [other for other in names if other.lower() == name.lower()]
+            if len(twins) > 1 and name.islower():
+                out[f"{package}.{name}"] = f"{package}.{name}-function"
+    return out
+
+
 def summary(thing: Any) -> str:
     """The first line of a docstring."""
     return (inspect.getdoc(thing) or "").partition("\n")[0].strip()
@@ -37,7 +52,8 @@ def rooms(package: str) -> dict[str, list[str]]:
     for name in public_names(package):
         home = getattr(module, name).__module__.split(".")
         found.setdefault(".".join(home[: depth + 1]), []).append(name)
-    return dict(sorted(found.items()))
+    last = ("errors", "status")
+    return dict(sorted(found.items(), key=lambda item: (item[0].endswith(last), item[0])))
 
 
 def page(package: str) -> str:
@@ -56,9 +72,15 @@ def page(package: str) -> str:
 
 
 def write_pages(app: Sphinx, config: Any) -> None:
-    """Write the pages before Sphinx looks for its sources, and only those that changed."""
+    """Write the pages before Sphinx looks for its sources; drop those of names that are gone."""
     WHERE.mkdir(parents=True, exist_ok=True)
+    renamed = filename_map(config.public_packages)
     for package in config.public_packages:
+        names = [f"{package}.{name}" for name in public_names(package)]
+        current = {f"{renamed.get(name, name)}.rst" for name in names}
+        for stub in (WHERE / package).glob("*.rst"):
+            if stub.name not in current:
+                stub.unlink()
         path, text = WHERE / f"{package}.rst", page(package)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)

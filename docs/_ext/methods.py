@@ -152,9 +152,9 @@ def _row(cells: list[str]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Text with ``code`` and `names`, as in docstrings."""
+    """Text with ``code``, `names` and *stress*, as in docstrings."""
     out: list[nodes.Node] = []
-    for part in re.split(r"(``[^`]+``|`[^`]+`)", text):
+    for part in re.split(r"(``[^`]+``|`[^`]+`|\*\w+\*)", text):
         if part.startswith("``"):
             out.append(nodes.literal("", part.strip("`")))
         elif part.startswith("`"):
@@ -163,6 +163,8 @@ def inline(text: str) -> list[nodes.Node]:
             out.append(
                 pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name)
             )
+        elif part.startswith("*") and part.endswith("*"):
+            out.append(nodes.emphasis("", part.strip("*")))
         elif part:
             out.append(nodes.Text(part))
     return out

@@ -92,7 +92,7 @@ def mean_field(
     """Independent Gaussians: O(D) parameters.
 
     Args:
-      dim: D.
+      dim: number D of coordinates.
       loc: location, shape ``(D,)``; zero if not given.
       scale: standard deviation of every coordinate.
       positive: parameterisation of the scale (`vi.families.scale`).
