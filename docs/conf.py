@@ -15,8 +15,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
-import api
-import constants
+import api  # noqa: E402
+import constants  # noqa: E402
 
 project = "Kullback"
 author = "The Kullback developers"

@@ -105,7 +105,7 @@ def check(app: Sphinx, env: Any) -> None:
         raise ExtensionError("Public names and the reference differ: " + "; ".join(problems) + ".")
 
 
-def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+def skip(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> bool | None:
     """Leave out the fields of named tuples, whose docstrings say nothing."""
     if type(thing).__name__ == "_tuplegetter":
         return True

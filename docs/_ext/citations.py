@@ -19,7 +19,8 @@ from sphinx.util.docutils import SphinxDirective
 
 logger = logging.getLogger(__name__)
 ROOT = api.DOCS.parent
-_TITLE = re.compile(r'\(?(\d{4})\)?, "([^"]+?),?"(?:[,;]?\s+((?:Algorithm|Section|Eq|Theorem)[^).;"]*))?')
+_LOCATOR = r"(?:Algorithm|Section|Sec\.|Eq\.|Equation|Theorem|Appendix).*?(?=\.? [A-Z]|\.?$|[);])"
+_TITLE = re.compile(rf'\(?(\d{{4}})\)?, "([^"]+?)[,.]?"(?:[,;]?\s+({_LOCATOR}))?')
 _ENTRY = re.compile(r"@\w+\{[^,]+,(.*?)\n\}", re.DOTALL)
 
 
@@ -110,9 +111,7 @@ def check(app: Sphinx) -> None:
     titles = bibliography()
     for citation in cited(app.config.public_packages):
         if plain(citation.title) not in titles:
-            logger.warning(
-                'references.bib lacks "%s", cited by %s', citation.title, citation.place
-            )
+            logger.warning('references.bib lacks "%s", cited by %s', citation.title, citation.place)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

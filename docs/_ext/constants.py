@@ -1,7 +1,9 @@
-"""Numbers that pages quote as ``{{ module.NAME }}``: read from the code, so they cannot be stale."""
+"""Numbers that pages quote as ``{{ module.NAME }}``, read from the code so as not to be stale."""
 
 import importlib
 import types
+
+from vi.gaussian import solve
 
 MODULES = (
     "vi.ladder",
@@ -34,5 +36,7 @@ def _show(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-SUBSTITUTIONS = {name.rpartition(".")[2]: numbers(importlib.import_module(name)) for name in MODULES}
-SUBSTITUTIONS["solve"]["NUM_STARTS"] = str(len(importlib.import_module("vi.gaussian.solve").STARTS))
+SUBSTITUTIONS = {
+    name.rpartition(".")[2]: numbers(importlib.import_module(name)) for name in MODULES
+}
+SUBSTITUTIONS["solve"]["NUM_STARTS"] = str(len(solve.STARTS))

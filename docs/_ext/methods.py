@@ -16,6 +16,7 @@ import optax
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from vi.program import Objective
@@ -81,6 +82,8 @@ class Methods(SphinxDirective):
                 if belongs(thing):
                     link = f"`{package}.{name}`"
                     rows.append([link, api.summary(thing), section(thing, "Complexity")])
+        if not rows:
+            raise ExtensionError(f"No public {self.arguments[0]} found: has their form changed?")
         header = ["Name", "What it is", "Complexity"]
         if not any(row[2] for row in rows):
             header, rows = header[:2], [row[:2] for row in rows]
@@ -160,9 +163,7 @@ def inline(text: str) -> list[nodes.Node]:
         elif part.startswith("`"):
             name = part.strip("`")
             literal = nodes.literal("", name, classes=["xref", "py"])
-            out.append(
-                pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name)
-            )
+            out.append(pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name))
         elif part.startswith("*") and part.endswith("*"):
             out.append(nodes.emphasis("", part.strip("*")))
         elif part:
