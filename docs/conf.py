@@ -55,7 +55,7 @@ myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence", "su
 myst_heading_anchors = 3
 myst_substitutions = constants.SUBSTITUTIONS
 nb_execution_mode = "auto"
-nb_execution_timeout = 120
+nb_execution_timeout = 300  # seconds for a cell, also where the machine is busy
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
