@@ -50,8 +50,10 @@ def fit(
     .. math:: \mathrm{ELBO}(q) = E_q[\log p(z, y)] + H[q] = \log p(y) - KL(q \| p(\cdot | y)),
 
     by natural gradients from several starts (`vi.gaussian.solve`), and judges it with fresh
-    draws. Any option below ``init`` is about the run; those above choose another family,
-    objective, estimator or optimizer, and thereby stochastic optimisation where needed.
+    draws. ``family``, ``rank`` and ``blocks`` choose another family. Any of ``positive``,
+    ``objective``, ``estimator``, ``optimizer``, ``learning_rate`` and ``num_steps`` asks for
+    stochastic optimisation instead, as does a plate with ``subsample_size``. The other options
+    are about the run.
 
     Args:
       model: a NumPyro model, a log density (`vi.target`), or a `Target`.
@@ -63,17 +65,21 @@ def fit(
         as `vi.mixture` makes, or a function of D that returns one.
       rank: columns of the factor of ``"low_rank"``; 10 if not given.
       blocks: for ``"block"``, groups of site names; by default each site is a block.
-      positive: parameterisation of scales in stochastic optimisation: ``"linear"`` (default),
+      positive: parameterisation of the scales of a named family: ``"linear"`` (default),
         ``"softplus"`` or ``"exp"``.
-      objective: an objective, such as ``vi.elbo(num_particles=10)`` (default).
-      estimator: how the objective is differentiated: ``vi.StickingTheLanding()`` (default),
-        ``vi.Pathwise()``, or for Gaussians one of `vi.gaussian`.
-      optimizer: any optax transformation; Adam if not given.
-      learning_rate: of the default optimizer; 0.01 if not given.
+      objective: an objective, such as ``vi.elbo(num_particles=10)``, which is the default.
+      estimator: how the objective is differentiated: ``vi.Pathwise()`` (default of an objective
+        that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
+        objective), any value with a method ``density(q)`` like theirs, or, in place of an
+        objective and for Gaussians, one of `vi.gaussian`.
+      optimizer: any optax transformation; if not given Adam, or L-BFGS for ``"delta"``.
+      learning_rate: of the default optimizer; if not given 0.01, or 1 before the line search of
+        L-BFGS.
       num_steps: steps of stochastic optimisation; if not given, at most 10,000 and until a
         test finds that the ELBO has stopped rising (95 %, 0.05 nats over 500 steps).
-      init: constrained values of all latent sites to start from.
-      num_draws: fresh draws to diagnose with; by default 2048 to 8192 by their cost.
+      init: constrained values of all latent sites to start from, ``{site: value}``.
+      num_draws: fresh draws to diagnose with, rounded up to a multiple of 256; by default from
+        2048 to 32,768 by their cost.
       budget: for ``family="auto"``, gradients to spend; 300,000 if not given.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.
@@ -93,7 +99,7 @@ def fit(
       TypeError: for arguments that are neither options nor the model's.
 
     Complexity:
-      For full rank about ten to thirty steps from each of three to eight starts and 20 to 300
+      For full rank about ten to thirty steps from each of two to eight starts and 20 to 300
       of refinement, each of 2D + 1 gradients and O(D³) arithmetic; O(D²) memory.
 
     Example:

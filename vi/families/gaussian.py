@@ -98,7 +98,7 @@ def mean_field(
     """Independent Gaussians: O(D) parameters.
 
     Args:
-      dim: D.
+      dim: number D of coordinates.
       loc: location, shape ``(D,)``; zero if not given.
       scale: standard deviation of every coordinate.
       positive: parameterisation of the scale (`vi.families.scale`).
@@ -130,6 +130,9 @@ def low_rank(
 
     The factor starts at a small multiple of distinct columns of the identity, since at F = 0
     its gradient vanishes. Other arguments as `mean_field`.
+
+    Raises:
+      ValueError: if ``rank`` is not between 1 and ``dim``.
     """
     if not 0 < rank <= dim:
         raise ValueError(f"low_rank: expected 0 < rank <= dim; got rank={rank}, dim={dim}.")

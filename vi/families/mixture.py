@@ -24,7 +24,7 @@ class Mixture:
 
     @property
     def num_components(self) -> int:
-        """K."""
+        """Number K of components."""
         return self.logits.shape[0]
 
     @property

@@ -8,9 +8,9 @@ For q = N(m, Σ) and f = log p,
    \nabla_Σ E_q[f] = \tfrac12 E_q[\nabla^2 f] = \tfrac12 Σ^{-1} E_q[(z-m)\nabla f^T]
 
 (Bonnet 1964; Price 1958; Stein 1981; Lin, Khan and Schmidt 2019, "Stein's lemma for the
-reparameterization trick"). Each estimator is a value, called as ``(key, q, target)``, that
-returns the loss (minus the ELBO, entropy in closed form) and its gradient as a pytree of q's
-own structure, for any optax transformation.
+reparameterization trick with exponential family mixtures"). Each estimator is a value, called
+as ``(key, q, target)``, that returns the loss (minus the ELBO, entropy in closed form) and its
+gradient as a pytree of q's own structure, for any optax transformation.
 """
 
 from typing import Protocol

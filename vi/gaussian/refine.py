@@ -43,7 +43,7 @@ def init(
 
     Args:
       loc: m, shape ``(D,)``.
-      root: L.
+      root: the root L.
       log_det: ``log |det L|``.
       metric: for a root that is not dense, a dense root of about the posterior's covariance.
         Steps of the location in its metric are Newton's, however correlated the posterior.

@@ -68,7 +68,7 @@ class DenseRoot:
         least I/2 whatever X is and I + ρX + O(ρ²), the new precision is ``L⁻ᵀ P L⁻¹``.
 
         Args:
-          excess: X.
+          excess: the matrix X.
           gradient: whitened gradient ``Lᵀ ∇``.
           rate: ρ, shape ``()``.
 

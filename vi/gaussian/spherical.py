@@ -70,10 +70,10 @@ def estimate(
     Args:
       value_and_grad: of the log density at one point.
       loc: m, shape ``(D,)``.
-      root: L.
+      root: the root L.
       log_det: ``log |det L|``, for the entropy.
       directions: R ≤ D orthonormal rows; with fewer than D the estimates stay unbiased.
-      radius: r.
+      radius: the radius r.
 
     Returns:
       The estimate. Gradient and excess are those of the ELBO as this rule sees it, so that

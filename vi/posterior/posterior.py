@@ -110,7 +110,7 @@ class Posterior:
 
         Args:
           key: a key.
-          num_samples: S.
+          num_samples: number S of draws.
 
         Returns:
           ``{site: (S, *shape)}``.
@@ -123,7 +123,7 @@ class Posterior:
 
         Args:
           key: a key.
-          num_samples: S.
+          num_samples: number S of draws.
 
         Returns:
           ``{site: (S, *unconstrained shape)}`` and log q there, shape ``(S,)``, nats.
@@ -139,7 +139,7 @@ class Posterior:
 
         Args:
           key: a key.
-          num_samples: S.
+          num_samples: number S of draws.
 
         Returns:
           ``{site: (S, *shape)}``.
@@ -174,7 +174,7 @@ class Posterior:
         Args:
           key: a key.
           *args: arguments of the model, with ``None`` for the observations to be predicted.
-          num_samples: S.
+          num_samples: number S of draws.
           **kwargs: keyword arguments of the same.
 
         Returns:

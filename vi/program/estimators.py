@@ -35,7 +35,8 @@ class StickingTheLanding:
 
     Unbiased for the ELBO, since the omitted score has mean zero, and without noise where q is
     exact; far from there its variance can exceed that of `Pathwise`. Not for other objectives.
-    Reference: Roeder, Wu and Duvenaud (2017), "Sticking the landing".
+    Reference: Roeder, Wu and Duvenaud (2017), "Sticking the landing: simple, lower-variance
+    gradient estimators for variational inference".
     """
 
     def density(self, q: Q) -> Q:

@@ -1,0 +1,178 @@
+"""Tables of methods, made from the packages and from the registry of the contract tests.
+
+``{methods} objectives`` (estimators, families, optimizers) lists what the packages export;
+``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import api
+import jax.numpy as jnp
+import optax
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from vi.program import Objective
+
+
+def is_objective(thing: Any) -> bool:
+    """Whether a function makes an objective: `vi.objective` wraps the program."""
+    if not inspect.isfunction(thing):
+        return False
+    closure = inspect.getclosurevars(thing).globals
+    return hasattr(thing, "__wrapped__") and closure.get("Objective") is Objective
+
+
+def is_estimator(thing: Any) -> bool:
+    """Whether a class says at which parameters densities are taken, or gives gradients itself."""
+    if not inspect.isclass(thing) or issubclass(thing, Objective):
+        return False
+    call = vars(thing).get("__call__")
+    gives = call is not None and list(inspect.signature(call).parameters)[1:3] == ["key", "q"]
+    return hasattr(thing, "density") or gives
+
+
+def is_family(thing: Any) -> bool:
+    """Whether a class or function is from the room of families."""
+    return getattr(thing, "__module__", "").startswith("vi.families")
+
+
+def is_optimizer(thing: Any) -> bool:
+    """Whether a function says that it returns an optax transformation."""
+    if not inspect.isfunction(thing):
+        return False
+    kind = inspect.signature(thing).return_annotation
+    return inspect.isclass(kind) and issubclass(kind, optax.GradientTransformation)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "objectives": is_objective,
+    "estimators": is_estimator,
+    "families": is_family,
+    "optimizers": is_optimizer,
+}
+
+
+def section(thing: Any, name: str) -> str:
+    """The text of one section of a Google docstring, on one line; empty if it has none."""
+    found = re.search(rf"^{name}:\n((?:[ ]+.*\n?)+)", inspect.getdoc(thing) or "", re.MULTILINE)
+    return " ".join(found.group(1).split()) if found else ""
+
+
+class Methods(SphinxDirective):
+    """A table of the exported methods of one kind: name, first line, complexity."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        belongs = KINDS[self.arguments[0]]
+        rows = []
+        for package in self.config.public_packages:
+            module = importlib.import_module(package)
+            for name in api.public_names(package):
+                thing = getattr(module, name)
+                if belongs(thing):
+                    link = f"`{package}.{name}`"
+                    rows.append([link, api.summary(thing), section(thing, "Complexity")])
+        if not rows:
+            raise ExtensionError(f"No public {self.arguments[0]} found: has their form changed?")
+        header = ["Name", "What it is", "Complexity"]
+        if not any(row[2] for row in rows):
+            header, rows = header[:2], [row[:2] for row in rows]
+        return [table(header, rows)]
+
+
+class Contracts(SphinxDirective):
+    """Everything that the contract tests run, one table for each table of the registry."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the tables."""
+        registry = importlib.import_module("tests.contracts")
+        self.env.note_dependency(registry.__file__)
+        out: list[nodes.Node] = []
+        for title, entries in vars(registry).items():
+            if title.isupper() and isinstance(entries, dict):
+                out.append(nodes.rubric("", title.capitalize().replace("_", " ")))
+                out.append(table(*_rows(entries, registry.DIM)))
+        return out
+
+
+def _rows(entries: dict[str, Any], dim: int) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one table of the registry."""
+    fields = [f for f in getattr(next(iter(entries.values())), "_fields", ()) if f != "make"]
+    if fields:
+        header = ["Entry", *(field.replace("_", " ").capitalize() for field in fields)]
+        rows = [[_show(getattr(entry, field)) for field in fields] for entry in entries.values()]
+    else:
+        header = ["Entry", "What it makes"]
+        rows = [[_made(entry, dim)] for entry in entries.values()]
+    return header, [[f"``{name}``", *row] for name, row in zip(entries, rows, strict=True)]
+
+
+def _made(entry: Any, dim: int) -> str:
+    """What an entry that is not a named tuple stands for: a model, or a family at zero."""
+    if isinstance(entry, tuple):
+        return api.summary(entry[0])
+    try:
+        return f"``{entry(jnp.zeros(dim))!r}``"
+    except TypeError:
+        return f"``{entry()!r}``"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"``{value}``" if isinstance(value, str) else f"``{value!r}``"
+
+
+# ---- nodes -----------------------------------------------------------------------------------
+
+
+def table(header: list[str], rows: list[list[str]]) -> nodes.table:
+    """A table of the given cells, in which backquotes mark code and names."""
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=1) for _ in header]
+    head, body = nodes.thead(), nodes.tbody()
+    head += _row(header)
+    body += [_row(row) for row in rows]
+    group += [head, body]
+    return nodes.table("", group, classes=["methods"])
+
+
+def _row(cells: list[str]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        row += nodes.entry("", nodes.paragraph("", "", *inline(cell)))
+    return row
+
+
+def inline(text: str) -> list[nodes.Node]:
+    """Text with ``code``, `names` and *stress*, as in docstrings."""
+    out: list[nodes.Node] = []
+    for part in re.split(r"(``[^`]+``|`[^`]+`|\*\w+\*)", text):
+        if part.startswith("``"):
+            out.append(nodes.literal("", part.strip("`")))
+        elif part.startswith("`"):
+            name = part.strip("`")
+            literal = nodes.literal("", name, classes=["xref", "py"])
+            out.append(pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name))
+        elif part.startswith("*") and part.endswith("*"):
+            out.append(nodes.emphasis("", part.strip("*")))
+        elif part:
+            out.append(nodes.Text(part))
+    return out
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_directive("methods", Methods)
+    app.add_directive("contracts", Contracts)
+    return {"parallel_read_safe": True}
