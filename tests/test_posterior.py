@@ -152,7 +152,7 @@ def test_files_are_tied_to_model_and_data(schools, tmp_path):
     back = vi.Posterior.load(path, models.schools, *args)
     assert back.elbo == schools.elbo
     assert back.summary().equals(schools.summary())
-    assert back.provenance["key"] == schools.provenance["key"]
+    assert back.provenance == schools.provenance
     with pytest.raises(vi.CheckpointError, match="expected data"):
         vi.Posterior.load(path, models.schools, models.SCHOOLS_Y + 1, models.SCHOOLS_SIGMA)
     with pytest.raises(vi.CheckpointError, match="expected sites"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vi
-from vi.posterior.diagnostics import Diagnostics, diagnose, misfit
+from vi.posterior.diagnostics import Diagnostics, diagnose, misfit, missed_mass
 from vi.posterior.psis import psis
 from vi.posterior.verdict import judge
 from vi.status import Status
@@ -88,10 +88,21 @@ def test_the_coordinate_that_does_not_fit_is_named():
     assert blame[:2].max() < 0.01
 
 
-def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0):
+def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0, **more):
     nothing = np.zeros(1)
     return Diagnostics(
-        nothing, nothing, nothing, elbo, 0.01, khat, sem, efficiency, log_evidence, bad, 8192
+        nothing,
+        nothing,
+        nothing,
+        elbo,
+        0.01,
+        khat,
+        sem,
+        efficiency,
+        log_evidence,
+        bad,
+        8192,
+        **more,
     )
 
 
@@ -108,6 +119,10 @@ def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=
         (found(khat=np.inf), Status.CONVERGED, "poor"),
         (found(khat=-np.inf, sem=0.0), Status.CONVERGED, "good"),  # equal weights
         (found(bad=0.01), Status.CONVERGED, "poor"),
+        (found(mean_shift=0.3), Status.CONVERGED, "fair"),
+        (found(sd_shift=0.6), Status.CONVERGED, "poor"),
+        (found(missed=0.3), Status.CONVERGED, "poor"),
+        (found(missed=0.02), Status.CONVERGED, "fair"),
         (found(), Status.NONFINITE, "failed"),
         (found(), Status.MAX_STEPS, "good"),
     ],
@@ -118,7 +133,7 @@ def test_grades(diagnostics, status, grade):
     assert verdict.text.endswith("A note.")
     if status == Status.MAX_STEPS:
         assert status.message in verdict.text
-    if grade == "poor" and not diagnostics.bad:
+    if grade == "poor" and not diagnostics.bad and not diagnostics.missed:
         assert "theta[1]" in verdict.text
 
 
@@ -129,3 +144,27 @@ def test_never_good_above_the_limit():
             for sem in (0.0, 0.05, np.nan):
                 case = found(khat, sem, log_evidence=-0.999, efficiency=efficiency)
                 assert judge(case, Status.CONVERGED, "Gaussian", [], []).grade != "good"
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_a_fit_too_wide_is_not_good(scale, x64):
+    """Its weights are bounded, so k-hat is small; the moments tell. The twin is exact."""
+    target, q = vi.target(density, jnp.zeros(4)), vi.mean_field(4, scale=scale)
+    seen = diagnose(jax.random.key(0), q, target)
+    verdict = judge(seen, Status.CONVERGED, "mean-field Gaussian", [], [])
+    assert (verdict.grade == "good") == (scale == 1.0)
+    if scale == 3.0:
+        assert seen.khat < 0.5
+        assert abs(seen.sd_shift - 2 / 3) < 0.1
+        assert "by 6" in verdict.text or "by 7" in verdict.text
+
+
+def test_the_mass_of_another_mode_is_measured(x64):
+    """Two far modes of masses 0.7 and 0.3, one of them fitted; the twin is one mode seen twice."""
+    first, second = vi.mean_field(2, loc=jnp.full(2, -5.0)), vi.mean_field(2, loc=jnp.full(2, 5.0))
+    both = vi.mixture([first, second], jnp.array([0.7, 0.3]))
+    target = vi.target(lambda x: both.log_prob(x), jnp.zeros(2))
+    seen = diagnose(jax.random.key(0), first, target)
+    assert np.isclose(missed_mass(jax.random.key(1), seen, first, second, target), 0.3, atol=0.01)
+    near = vi.mean_field(2, loc=jnp.full(2, -4.8))
+    assert missed_mass(jax.random.key(1), seen, first, near, target) < 0.005

@@ -3,8 +3,8 @@
 from vi import gaussian
 from vi.errors import CheckpointError, FitError, NonFiniteTargetError, TargetError
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field, mixture
-from vi.fit import fit
-from vi.posterior import Posterior
+from vi.fitting import fit
+from vi.posterior import Diagnostics, Posterior, Verdict
 from vi.program import Objective, Pathwise, StickingTheLanding, elbo, objective
 from vi.status import Status
 from vi.svi import SVI
@@ -14,6 +14,7 @@ __all__ = [
     "SVI",
     "CheckpointError",
     "Delta",
+    "Diagnostics",
     "FitError",
     "Gaussian",
     "Mixture",
@@ -25,6 +26,7 @@ __all__ = [
     "StickingTheLanding",
     "Target",
     "TargetError",
+    "Verdict",
     "block",
     "elbo",
     "fit",

@@ -17,6 +17,7 @@ from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.posterior import Posterior
 from vi.posterior.verdict import LIMIT, MISSED
+from vi.provenance import provenance
 from vi.rung import describe, fit_family, other_mode, report
 from vi.status import Status
 from vi.targets import Target
@@ -97,19 +98,26 @@ def climb(
         elif not gain > WORTH:
             why = f"the last rung gained less than {WORTH} nats"
     why = why or "there is no richer rung"
-    return _tell(best, rungs, why, spent, clock)
+    return _tell(best, rungs, why, spent, options, clock)
 
 
 def _tell(
-    best: Posterior, rungs: list[dict[str, Any]], why: str, spent: int, clock: Clock
+    best: Posterior,
+    rungs: list[dict[str, Any]],
+    why: str,
+    spent: int,
+    options: FitOptions,
+    clock: Clock,
 ) -> Posterior:
     path = "; ".join(f"{r['family']}: ELBO {r['elbo']:.3f}, k-hat {r['khat']:.2f}" for r in rungs)
     text = f"{best.verdict.text} Tried: {path}. Stopped because {why.rstrip('.')}."
     cost = {**best.cost, "gradients": spent, **clock.read()}
-    return Posterior(
-        best.target, best.q, best.status, best.verdict._replace(text=text), best.diagnostics,
-        best.history, cost, tuple(rungs), best.key, best.options,
-    )  # fmt: skip
+    given = provenance(best.target, best.key, options.given())
+    about = {**best.provenance, **given, "cost": cost}
+    verdict = best.verdict._replace(text=text)
+    return dataclasses.replace(
+        best, verdict=verdict, cost=cost, rungs=tuple(rungs), provenance=about
+    )
 
 
 def _rung(posterior: Posterior, gradients: int) -> dict[str, Any]:

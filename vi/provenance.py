@@ -44,7 +44,7 @@ def data_digest(target: Target) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe(target: Target, key: Array, options: dict[str, Any]) -> dict[str, Any]:
+def provenance(target: Target, key: Array, options: dict[str, Any]) -> dict[str, Any]:
     """What a reader needs to make a fit again."""
     return {
         "versions": versions(),

@@ -20,6 +20,7 @@ from vi.plan import plan
 from vi.posterior import Diagnostics, Posterior, diagnose
 from vi.posterior.diagnostics import misfit, missed_mass
 from vi.posterior.verdict import judge, judge_point
+from vi.provenance import provenance
 from vi.status import Status
 from vi.targets import Target
 from vi.targets.nonfinite import explain
@@ -88,7 +89,8 @@ def report(
     else:
         verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
-    return Posterior(target, q, status, verdict, found, history, cost, (), key, options.given())
+    about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
+    return Posterior(target, q, status, verdict, found, history, cost, (), key, about)
 
 
 def describe(q: Any) -> str:

@@ -32,6 +32,8 @@ class Diagnostics(NamedTuple):
     log_evidence: float
     bad: float  # share of draws at which the target's log density is not finite
     num_draws: int
+    mean_shift: float = 0.0  # of any coordinate by the weights, in standard deviations of q
+    sd_shift: float = 0.0  # the same of its standard deviation, relative
     missed: float = 0.0  # share of the mass found that lies where q has none
 
 
@@ -95,6 +97,7 @@ def diagnose(
     every = np.concatenate(ratios)
     finite = np.isfinite(every)
     kept = every[finite]
+    mean_shift, sd_shift = _shifts(draws.astype(float), np.exp(tails[0].log_weights))
     return Diagnostics(
         draws=draws,
         log_p=log_p,
@@ -107,7 +110,19 @@ def diagnose(
         log_evidence=float(np.logaddexp.reduce(evidences) - math.log(count)),
         bad=float(1 - finite.mean()),
         num_draws=len(every),
+        mean_shift=mean_shift,
+        sd_shift=sd_shift,
     )
+
+
+def _shifts(draws: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """How far weights move the mean and the standard deviation of any coordinate."""
+    mean, sd = draws.mean(0), draws.std(0)
+    sd = np.where(sd > 0, sd, 1.0)
+    x = (draws - mean) / sd
+    moved = weights @ x
+    spread = np.sqrt(weights @ (x - moved) ** 2)
+    return float(np.abs(moved).max()), float(np.abs(spread - 1).max())
 
 
 def _log_evidence(ratios: np.ndarray, tail: Psis) -> float:

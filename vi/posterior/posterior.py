@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi import provenance, storage
+from vi import storage
 from vi.compile import quick_jit
 from vi.errors import CheckpointError
 from vi.posterior import export, plots, saved, tables
 from vi.posterior.diagnostics import Diagnostics, diagnose
 from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
+from vi.provenance import data_digest
 from vi.random import fast_key, host_generator, host_words
 from vi.status import Status
 from vi.targets import Target
@@ -66,7 +67,7 @@ class Posterior:
       cost: ``{"gradients", "log_densities", "seconds", "compile_seconds"}``.
       rungs: for ``family="auto"``, what each family tried came to.
       key: the key of the fit.
-      options: the options of the fit that were given.
+      provenance: versions, key, digest of the data, options given, status and cost.
     """
 
     target: Target
@@ -78,7 +79,7 @@ class Posterior:
     cost: dict[str, float]
     rungs: tuple[dict[str, Any], ...]
     key: Array
-    options: dict[str, Any]
+    provenance: dict[str, Any]
 
     # ---- what is known of its quality ------------------------------------------------------
 
@@ -96,12 +97,6 @@ class Posterior:
     def khat(self) -> float:
         """Pareto tail shape of the importance weights of fresh draws; above 0.7 is bad."""
         return self.diagnostics.khat
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Versions, key, digest of the data, options and cost of the fit."""
-        about = provenance.describe(self.target, self.key, self.options)
-        return {**about, "status": self.status.name, "cost": self.cost}
 
     # ---- draws and densities ---------------------------------------------------------------
 
@@ -309,7 +304,7 @@ class Posterior:
             "kind": "posterior",
             "family": saved.describe_structure(self.q),
             "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
-            "data": provenance.data_digest(self.target),
+            "data": data_digest(self.target),
             "status": self.status.name,
             "verdict": list(self.verdict),
             "diagnostics": dict(zip(found._fields[3:], found[3:], strict=True)),
@@ -345,7 +340,7 @@ class Posterior:
         found = {
             "kind": "posterior",
             "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
-            "data": provenance.data_digest(target),
+            "data": data_digest(target),
         }
         for name, value in found.items():
             if meta.get(name) != value:
@@ -366,5 +361,5 @@ class Posterior:
             cost=meta["cost"],
             rungs=tuple(meta["rungs"]),
             key=words,
-            options={},
+            provenance=meta["provenance"],
         )

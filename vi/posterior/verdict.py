@@ -10,6 +10,7 @@ Grade = Literal["good", "fair", "poor", "failed"]
 
 LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
 CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
+SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fair"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
 
 
@@ -29,12 +30,13 @@ def judge(
 ) -> Verdict:
     """Grade a fit by its diagnostics.
 
-    ``good``: k-hat is below 0.7 by three standard errors, and it is below 0.5 or the weights
-    are nearly even.
+    ``good``: k-hat is below 0.7 by three standard errors, it is below 0.5 or the weights are
+    nearly even, and importance weights move no mean by more than 0.2 standard deviations and no
+    standard deviation by more than 20 %.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
-    ``poor``: k-hat is above, some draws have no density, or more than 5 % of the mass found is
-    at another optimum, which k-hat cannot see; moments may be wrong.
+    ``poor``: k-hat is above, weights move a moment by more than 0.5, some draws have no density,
+    or more than 5 % of the mass found is at another optimum, which k-hat cannot see.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -56,7 +58,8 @@ def judge(
     measured = ", ".join(said) + f" from {found.num_draws} fresh draws"
     where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
     gap = found.log_evidence - found.elbo
-    share = found.efficiency
+    even, sure = _body_fits(found), k + CONFIDENCE * sem < LIMIT
+    shift = max(found.mean_shift, found.sd_shift)
     if status.failed:
         grade, text = "failed", f"{status.message} {_sentence(measured)}"
     elif found.bad:
@@ -74,30 +77,40 @@ def judge(
             f"it has {measured}, which says nothing of the other. Try family='auto', which starts "
             "a mixture from both, or run MCMC from several starts."
         )
-    elif k + CONFIDENCE * sem < LIMIT and (k < 0.5 or _body_fits(found)):
+    elif not k < LIMIT and not even:
+        grade = "poor"
+        advice = "reparameterise the model along those directions" if worst else "reparameterise"
+        text = (
+            f"the {family} does not fit the posterior: {measured}; above {LIMIT} means and "
+            f"variances may be wrong.{where} Try family='auto' for a richer family, "
+            f"{advice}, or run MCMC."
+        )
+    elif shift > SHIFT[1]:
+        grade = "poor"
+        text = (
+            f"the {family} is off: {_moved(found)} ({measured}). "
+            f"resample() corrects for that; take more steps, other options or a richer "
+            f"family.{where}"
+        )
+    elif sure and (k < 0.5 or even) and shift <= SHIFT[0]:
         grade = "good"
         text = f"the {family} fits: {measured}."
         if math.isfinite(gap):
             text += f" About {max(gap, 0.0):.2g} nats of the log evidence are left."
-    elif _body_fits(found):
+    elif even and shift <= SHIFT[0]:
         grade = "fair"
+        tails = "is not surely below" if k < LIMIT else "is above"
         text = (
             f"the body of the posterior fits the {family}, its far tails may not: {measured}; "
-            f"near {LIMIT} and above, tail probabilities may be wrong. But the ELBO is within "
-            f"{max(gap, 0.0):.2g} nats of the log evidence and {share:.0%} of the draws are "
-            "effective, so means and standard deviations are hardly touched."
-        )
-    elif not k < LIMIT:
-        grade = "poor"
-        text = (
-            f"the {family} does not fit the posterior: {measured}; above {LIMIT} means and "
-            f"variances may be wrong.{where} Try family='auto' for a richer family, "
-            "reparameterise the model along those directions, or run MCMC."
+            f"k-hat {tails} {LIMIT}, so tail probabilities may be wrong. But the ELBO is within "
+            f"{max(gap, 0.0):.2g} nats of the log evidence and {found.efficiency:.0%} of the draws "
+            "are effective, so means and standard deviations are hardly touched."
         )
     else:
         grade = "fair"
+        doubt = _moved(found) if shift > SHIFT[0] else f"k-hat is not far enough below {LIMIT}"
         text = (
-            f"the {family} is usable with care: {measured}, below {LIMIT} but not by enough. "
+            f"the {family} is usable with care: {doubt} ({measured}). "
             f"Take draws with resample(), which corrects for the misfit.{where}"
         )
     if found.missed > MISSED[1] and not found.missed > MISSED[0]:
@@ -123,6 +136,14 @@ def judge_point(found: Diagnostics, status: Status, notes: list[str]) -> Verdict
 def _body_fits(found: Diagnostics) -> bool:
     """Whether the weights are so even that only far tails can have made k-hat large."""
     return found.efficiency > 0.9 and found.log_evidence - found.elbo < 0.05
+
+
+def _moved(found: Diagnostics) -> str:
+    """What importance weights say of the moments of q."""
+    return (
+        f"importance weights move a mean by {found.mean_shift:.2f} standard deviations and a "
+        f"standard deviation by {found.sd_shift:.0%}"
+    )
 
 
 def _sentence(text: str) -> str:
