@@ -70,11 +70,12 @@ def fit(
       objective: an objective, such as ``vi.elbo(num_particles=10)``, which is the default.
       estimator: how the objective is differentiated: ``vi.Pathwise()`` (default of an objective
         that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
-        objective), any value with a method ``density(q)`` like theirs, or, in place of an
+        objective, but for a Gaussian on minibatches `vi.gaussian.Stein`), any value with a method ``density(q)`` like theirs, or, in place of an
         objective and for Gaussians, one of `vi.gaussian`.
       optimizer: any optax transformation; if not given Adam, or L-BFGS for ``"delta"``.
       learning_rate: of the default optimizer; if not given 0.01, or 1 before the line search of
-        L-BFGS.
+        L-BFGS. Without ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the
+        ELBO has stopped rising.
       num_steps: steps of stochastic optimisation; if not given, at most 10,000 and until a
         test finds that the ELBO has stopped rising (95 %, 0.05 nats over 500 steps).
       init: constrained values of all latent sites to start from, ``{site: value}``.

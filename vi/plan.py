@@ -24,6 +24,7 @@ from vi.targets.nonfinite import explain
 
 PARTICLES = 10  # of the default objective
 LEARNING_RATE = 1e-2  # of the default optimizer
+DECAYS = 2  # of that rate, where the number of steps is not given
 RANK = 10
 _SECOND_ORDER = ("full_rank", "mean_field", "block")
 _adam = optax.inject_hyperparams(optax.adam)
@@ -76,15 +77,14 @@ def _stochastic(
 ) -> StochasticRun:
     loc = start(target, key) if init is None else init
     q = _family(target, options, family, loc)
-    estimator = _estimator(options, q)
-    optimizer = options.optimizer
+    estimator = _estimator(options, q, target)
+    optimizer, decays = options.optimizer, 0
     if optimizer is None and isinstance(q, Delta) and not target.subsampled:
         optimizer = optax.lbfgs(options.learning_rate)
     elif optimizer is None:
-        optimizer = _adam(learning_rate=options.learning_rate or LEARNING_RATE)
-    return StochasticRun(
-        target, q, key, estimator, optimizer, options.num_steps, _gradients(estimator, q)
-    )
+        optimizer, decays = _adam(learning_rate=options.learning_rate or LEARNING_RATE), DECAYS
+    cost = _gradients(estimator, q)
+    return StochasticRun(target, q, key, estimator, optimizer, options.num_steps, cost, decays)
 
 
 def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any:
@@ -110,7 +110,7 @@ def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any
     return q
 
 
-def _estimator(options: FitOptions, q: Any) -> Any:
+def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
     """The objective under the estimator chosen: a value called as ``(key, q, target)``."""
     chosen = options.estimator
     if isinstance(chosen, (BonnetPrice, SphericalRadial, Stein, ScoreSample)):
@@ -123,6 +123,8 @@ def _estimator(options: FitOptions, q: Any) -> Any:
         return chosen
     if options.objective is not None:
         return options.objective if chosen is None else with_estimator(options.objective, chosen)
+    if chosen is None and target.subsampled and isinstance(q, Gaussian):
+        return Stein(PARTICLES)  # the noise of the minibatch hides what sticking the landing gains
     default = Pathwise() if isinstance(q, Delta) else StickingTheLanding()
     particles = 1 if isinstance(q, Delta) else PARTICLES
     return elbo(num_particles=particles, estimator=chosen or default)

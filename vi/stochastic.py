@@ -23,6 +23,7 @@ CHUNK = 100  # steps
 MAX_SKIPS = 50  # steps in a row whose loss or gradient is not finite
 WINDOW = 5  # chunks in each of the two windows that the stopping test compares
 TOLERANCE = 0.05  # nats by which the ELBO may still rise over a window
+DECAY = 0.3  # of the learning rate, each time the test finds that the ELBO has stopped rising
 CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
 _MAX_COMPILED = 32
 
@@ -32,12 +33,14 @@ class StochasticState(NamedTuple):
 
     step: Array
     q: Any
-    optimizer: optax.OptState
+    optimizer: Any  # the state of polynomial_average
     skips: Array
     status: Array
     elbos: np.ndarray  # mean of each chunk
     steps: np.ndarray  # at the end of each chunk
     gradients: int
+    decays: int  # of the learning rate so far
+    since: int  # chunks before the last of them
 
 
 class StochasticRun:
@@ -52,6 +55,7 @@ class StochasticRun:
         optimizer: optax.GradientTransformation,
         num_steps: int | None,
         gradients_per_step: int,
+        decays: int = 0,
     ):
         """Set up.
 
@@ -64,6 +68,8 @@ class StochasticRun:
           optimizer: any optax transformation.
           num_steps: steps to take; if None, at most 10,000 and fewer if the test says so.
           gradients_per_step: gradients of the density an estimate takes, for the books.
+          decays: how often the test lowers the learning rate before it ends the run; the
+            optimizer must then be an `optax.inject_hyperparams` with a ``learning_rate``.
         """
         self.target, self.q, self.key = target, q, key
         self.estimator = estimator
@@ -71,6 +77,7 @@ class StochasticRun:
         self.testing = num_steps is None
         self.num_steps = 10_000 if num_steps is None else num_steps
         self.gradients_per_step = gradients_per_step
+        self.decays = decays if self.testing else 0
         self.init, self.chunk = _compiled(structural_key(tuple(optimizer)), self.optimizer)
 
     def initial(self) -> StochasticState:
@@ -78,7 +85,8 @@ class StochasticRun:
         none = np.int32(0)
         running = np.int32(Status.RUNNING)
         state = self.init(self.q)
-        return StochasticState(none, self.q, state, none, running, np.zeros(0), np.zeros(0, int), 0)
+        nothing = np.zeros(0), np.zeros(0, int)
+        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0)
 
     def advance(self, state: StochasticState) -> StochasticState:
         """Take up to `CHUNK` steps."""
@@ -103,16 +111,28 @@ class StochasticRun:
             elbos=np.append(state.elbos, -kept.mean() if len(kept) else math.nan),
             steps=np.append(state.steps, int(step)),
             gradients=state.gradients + taken * self.gradients_per_step,
+            decays=state.decays,
+            since=state.since,
         )
-        if state.status == Status.RUNNING and self._ended(state):
-            return state._replace(status=np.int32(self._verdict(state)))
-        return state
+        if state.status != Status.RUNNING:
+            return state
+        rested = settled(state.elbos[state.since :])
+        if int(state.step) < self.num_steps and not (self.testing and rested):
+            return state
+        if int(state.step) < self.num_steps and state.decays < self.decays:
+            return self._slower(state)
+        ended = Status.CONVERGED if rested and state.decays == self.decays else Status.MAX_STEPS
+        return state._replace(status=np.int32(ended))
 
-    def _ended(self, state: StochasticState) -> bool:
-        return int(state.step) >= self.num_steps or (self.testing and settled(state.elbos))
-
-    def _verdict(self, state: StochasticState) -> Status:
-        return Status.CONVERGED if settled(state.elbos) else Status.MAX_STEPS
+    def _slower(self, state: StochasticState) -> StochasticState:
+        """Lower the learning rate; the average begins anew, free of the old rate's noise."""
+        inner = state.optimizer.inner
+        rate = inner.hyperparams["learning_rate"]
+        rates = {**inner.hyperparams, "learning_rate": np.asarray(DECAY * rate, rate.dtype)}
+        optimizer = state.optimizer._replace(
+            count=np.int32(0), inner=inner._replace(hyperparams=rates)
+        )
+        return state._replace(optimizer=optimizer, decays=state.decays + 1, since=len(state.elbos))
 
     def done(self, state: StochasticState) -> bool:
         """Whether there is nothing left to do."""

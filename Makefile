@@ -1,0 +1,47 @@
+# Each target sets up all it needs: a virtual environment, and this package with what the target uses.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs clean
+
+demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
+	$(BIN)/python examples/eight_schools.py --out $(OUT)
+	$(BIN)/python examples/logistic_regression.py --out $(OUT)
+
+examples: demo ## every example
+	$(BIN)/python examples/own_divergence.py --out $(OUT)
+	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
+
+test: $(VENV)/.test ## the default tests, about ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.test ## the long tests
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/.test ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(VENV)/.docs ## the documentation, under docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated
+	$(BIN)/python -m benchmarks.gaussian --seeds 5
+
+bench-quick: $(VENV)/.bench ## the same with one seed
+	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)
+
+clean: ## everything that was made, the virtual environment excepted
+	rm -rf $(OUT) build dist docs/_build docs/jupyter_execute docs/reference/api .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra; made anew when the dependencies change.
+$(VENV)/.examples $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	touch $@
