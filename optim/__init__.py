@@ -1,10 +1,12 @@
 """Optimizers as optax transformations, usable in any optax loop."""
 
 from optim.averaging import PolynomialAverageState, average_params, polynomial_average
+from optim.lazy_newton import LazyNewtonState, lazy_newton
 from optim.oracle import MissingOracleError, Oracle, as_oracle, stochastic_oracle
 from optim.training import apply_nnx_oracle, apply_oracle, make_step
 
 __all__ = [
+    "LazyNewtonState",
     "MissingOracleError",
     "Oracle",
     "PolynomialAverageState",
@@ -12,6 +14,7 @@ __all__ = [
     "apply_oracle",
     "as_oracle",
     "average_params",
+    "lazy_newton",
     "make_step",
     "polynomial_average",
     "stochastic_oracle",

@@ -165,26 +165,20 @@ class Oracle:
         Raises:
           ValueError: if there are more than ``max_dense_dim`` parameters.
         """
-        x = ravel(params)[0]
+        x, flat = self.flat(params)
         if len(x) > self.max_dense_dim:
             raise ValueError(
                 f"Oracle.dense_hessian: expected at most max_dense_dim={self.max_dense_dim} "
                 f"parameters; got {len(x)}. Use a method that needs products only (psgd, oasis, "
                 "fosi, saddle_free_newton with krylov_dim), or raise max_dense_dim."
             )
-        product = self.flat_linearize(params)[1]
+        product = flat.linearize(x)[1]
         identity = jnp.eye(len(x), dtype=x.dtype)
         if len(x) <= _ROWS:
             hessian = jax.vmap(product)(identity)
         else:
             hessian = jax.lax.map(product, identity, batch_size=_ROWS)
         return (hessian + hessian.T) / 2
-
-    def flat_linearize(self, params: Any) -> tuple[Array, Callable[[Array], Array]]:
-        """`linearize` over the raveled parameters: vectors of at least float32."""
-        unravel = ravel(params)[1]
-        grad, product = self.linearize(params)
-        return ravel(grad)[0], lambda v: ravel(product(unravel(v)))[0]
 
     def outputs(self, params: Any) -> Array:
         """Model outputs, shape ``(R,)`` or ``(R, C)``."""
@@ -238,20 +232,31 @@ class Oracle:
                 lambda x, whole: whole if _masked(x) else x, part, params, is_leaf=_masked
             )
 
-        def value_and_grad(part: Any) -> tuple[Array, Any]:
-            value, grad = self.value_and_grad(fill(part))
-            return value, jax.tree.map(
-                lambda x, g: x if _masked(x) else g, part, grad, is_leaf=_masked
-            )
+        def keep(part: Any, grad: Any) -> Any:
+            return jax.tree.map(lambda x, g: x if _masked(x) else g, part, grad, is_leaf=_masked)
+
+        return self._after(fill, keep)
+
+    def flat(self, params: Any) -> tuple[Float[Array, " D"], "Oracle"]:
+        """The raveled parameters, at least float32, and the loss as a function of such vectors."""
+        x, unravel = ravel(params)
+        return x, self._after(unravel, lambda _, grad: ravel(grad)[0])
+
+    def _after(self, forth: Callable[[Any], Any], back: Callable[[Any, Any], Any]) -> "Oracle":
+        """The loss after a map to its parameters; ``back`` maps a point's gradient the other way."""
+
+        def value_and_grad(x: Any) -> tuple[Array, Any]:
+            value, grad = self.value_and_grad(forth(x))
+            return value, back(x, grad)
 
         declared = dict(self._given)
         for name in ("outputs", "remainder", "per_example", "constraints"):
             if name in declared:
-                declared[name] = _after(fill, declared[name])
+                declared[name] = _compose(declared[name], forth)
         if "fresh" in declared:
-            declared["fresh"] = lambda key: self.fresh(key).restrict(params)
+            declared["fresh"] = lambda key: self.fresh(key)._after(forth, back)
         return Oracle(
-            _after(fill, self._loss),
+            _compose(self._loss, forth),
             value_and_grad=value_and_grad if self._value_and_grad is not None else None,
             max_dense_dim=self.max_dense_dim,
             **declared,
@@ -265,8 +270,8 @@ def _masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _after(first: Callable, then: Callable) -> Callable:
-    return lambda params: then(first(params))
+def _compose(outer: Callable, inner: Callable) -> Callable:
+    return lambda x: outer(inner(x))
 
 
 def as_oracle(value_fn: Any, owner: str, needs: tuple[str, ...] = ()) -> Oracle:
