@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from optim.flat import wide
+
 
 class PolynomialAverageState(NamedTuple):
     """State of `polynomial_average`."""
@@ -53,7 +55,7 @@ def polynomial_average(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PolynomialAverageState:
-        average = jax.tree.map(_wide, params)
+        average = jax.tree.map(wide, params)
         return PolynomialAverageState(jnp.zeros((), jnp.int32), average, inner.init(params))
 
     def update(
@@ -71,7 +73,7 @@ def polynomial_average(
         weight = (power + 1) / (power + count.astype(jnp.float32))
 
         def mix(average: Array, x: Array, u: Array) -> Array:
-            new = _wide(x) + _wide(u)
+            new = wide(x) + wide(u)
             return average + weight.astype(average.dtype) * (new - average)
 
         average = jax.tree.map(mix, state.average, params, updates)
@@ -99,10 +101,3 @@ def average_params(state: optax.OptState, params: optax.Params) -> optax.Params:
             f"{type(state).__name__}. Wrap the optimizer in polynomial_average."
         )
     return jax.tree.map(lambda a, p: a.astype(jnp.result_type(p)), state.average, params)
-
-
-def _wide(x: Array) -> Array:
-    dtype = jnp.result_type(x)
-    if jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.promote_types(dtype, jnp.float32)
-    return jnp.asarray(x, dtype)

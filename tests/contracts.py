@@ -8,10 +8,12 @@ interrupted run goes on to the same bits, and gradients agree with finite differ
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+import optim
 import vi
 from optim import polynomial_average
 from tests import models
@@ -88,6 +90,78 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "forward_backward": Optimizer(lambda: gaussian.forward_backward(0.1), "bonnet_price"),
     "bures_wasserstein": Optimizer(lambda: gaussian.bures_wasserstein(0.02), "bonnet_price"),
     "batch_and_match": Optimizer(lambda: gaussian.batch_and_match(1.0), "score_sample"),
+}
+
+
+class Transformation(NamedTuple):
+    """An optimizer of any pytree, as a factory so that hyperparameters can be injected."""
+
+    factory: Callable
+    options: dict[str, Any]  # floats are what `optax.inject_hyperparams` injects
+    steps: int  # in which ...
+    ratio: float  # ... the gap of `test_transformations`' quadratic falls by this factor
+
+
+_KEY = jax.random.key(7)
+
+
+def _psgd(group: str, criterion: str) -> Transformation:
+    options = {"key": _KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
+    return Transformation(optim.psgd, options, 150, 1e-2)
+
+
+TRANSFORMATIONS: dict[str, Transformation] = {
+    "lazy_newton": Transformation(
+        optim.lazy_newton, {"learning_rate": 1.0, "smoothness": 1.0}, 20, 1e-6
+    ),
+    "lazy_newton_gradient": Transformation(
+        optim.lazy_newton, {"regularization": "gradient", "smoothness": 0.1, "decay": 0.5}, 20, 1e-6
+    ),
+    "lazy_newton_cubic": Transformation(
+        optim.lazy_newton, {"regularization": "cubic", "smoothness": 1.0, "period": 3}, 20, 1e-6
+    ),
+    "lazy_newton_fixed": Transformation(
+        optim.lazy_newton,
+        {"learning_rate": 0.5, "adaptive": False, "curvature": "fresh", "key": _KEY},
+        40,
+        1e-6,
+    ),
+    "psgd_dense": _psgd("dense", "newton"),
+    "psgd_low_rank": _psgd("low_rank", "newton"),
+    "psgd_diagonal_whitening": _psgd("diagonal", "whitening"),
+    "psgd_kronecker_whitening": _psgd("kronecker", "whitening"),
+    "saddle_free_newton": Transformation(optim.saddle_free_newton, {"damping": 0.01}, 40, 1e-6),
+    "saddle_free_newton_krylov": Transformation(
+        optim.saddle_free_newton, {"krylov_dim": 4, "damping": 0.05, "learning_rate": 0.7}, 80, 1e-2
+    ),
+    "gauss_newton": Transformation(optim.gauss_newton, {"damping": 0.01}, 40, 1e-6),
+    "gauss_newton_adaptive": Transformation(
+        optim.gauss_newton, {"damping": 1.0, "adaptive": True}, 40, 1e-6
+    ),
+    "fosi": Transformation(
+        optim.fosi,
+        {"key": _KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
+        80,
+        1e-2,
+    ),
+    "mfac": Transformation(
+        optim.mfac, {"learning_rate": 0.1, "num_rows": 6, "damping": 1.0}, 300, 1e-2
+    ),
+    "mfac_per_example": Transformation(
+        optim.mfac,
+        {"learning_rate": 1.0, "num_rows": 12, "rows": "per_example", "damping": 1.0},
+        200,
+        1e-2,
+    ),
+    "damped_newton_aicn": Transformation(optim.damped_newton, {"rule": "aicn"}, 40, 1e-6),
+    "damped_newton_root": Transformation(
+        optim.damped_newton, {"rule": "root", "smoothness": 0.1}, 40, 1e-6
+    ),
+    "damped_newton_universal": Transformation(
+        optim.damped_newton, {"rule": "universal", "smoothness": 1.0}, 20, 1e-6
+    ),
+    "oasis": Transformation(optim.oasis, {"key": _KEY, "floor": 0.1}, 80, 1e-2),
+    "oasis_fixed": Transformation(optim.oasis, {"key": _KEY, "learning_rate": 0.2}, 80, 1e-2),
 }
 
 # Models of NumPyro that go through `vi.fit`, save and load: name -> (model, arguments).
