@@ -29,7 +29,7 @@ docs: $(VENV)/.docs ## the documentation, under docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated
-	$(BIN)/python -m benchmarks.gaussian --seeds 5
+	$(BIN)/python -m benchmarks.gaussian --seeds 5 --readme README.md
 
 bench-quick: $(VENV)/.bench ## the same with one seed
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)

@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--names", help="posteriors, separated by commas; default: all")
     parser.add_argument("--seeds", type=int, default=5, help="fits of ours; Adam runs once")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/generated"))
+    parser.add_argument("--readme", type=pathlib.Path, help="a file with marks for the table")
     options = parser.parse_args()
     if options.one:
         method, name, seed = options.one
@@ -226,6 +227,15 @@ def main() -> None:
     command = f"python -m benchmarks.gaussian --seeds {options.seeds}"
     intro = f"Written by `{command}` on {machine(*PACKAGES)}.\n"
     (options.out / "gaussian_table.md").write_text(f"{intro}\n{text}\n")
+    if options.readme:
+        _insert(options.readme, f"{intro}\n{text}")
+
+
+def _insert(readme: pathlib.Path, text: str) -> None:
+    begin, end = "<!-- begin: gaussian table -->", "<!-- end: gaussian table -->"
+    before, rest = readme.read_text().split(begin)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

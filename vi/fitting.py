@@ -70,8 +70,9 @@ def fit(
       objective: an objective, such as ``vi.elbo(num_particles=10)``, which is the default.
       estimator: how the objective is differentiated: ``vi.Pathwise()`` (default of an objective
         that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
-        objective, but for a Gaussian on minibatches `vi.gaussian.Stein`), any value with a method ``density(q)`` like theirs, or, in place of an
-        objective and for Gaussians, one of `vi.gaussian`.
+        objective), any value with a method ``density(q)`` like theirs, or, in place of an
+        objective and for Gaussians, one of `vi.gaussian`, of which ``Stein`` is the default
+        on minibatches.
       optimizer: any optax transformation; if not given Adam, or L-BFGS for ``"delta"``.
       learning_rate: of the default optimizer; if not given 0.01, or 1 before the line search of
         L-BFGS. Without ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the
