@@ -126,8 +126,10 @@ def test_pictures_show_what_they_say(schools):
     assert figure.axes[2].get_xlabel() == "mu"
     assert figure.axes[2].get_ylabel() == "tau"
     figure = schools.plot_elbo()
-    line, final = figure.axes[0].lines
-    assert np.array_equal(line.get_ydata(), schools.history["elbo"], equal_nan=True)
+    *runs, final = figure.axes[0].lines
+    shown = np.concatenate([line.get_ydata() for line in runs])
+    assert len(runs) == len(set(schools.history["run"]))
+    assert np.array_equal(shown, schools.history["elbo"], equal_nan=True)
     assert final.get_ydata()[0] == schools.elbo
     plt.close("all")
 

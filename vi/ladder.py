@@ -18,7 +18,7 @@ from vi.options import FitOptions
 from vi.posterior import Posterior
 from vi.posterior.verdict import LIMIT, MISSED
 from vi.provenance import provenance
-from vi.rung import describe, fit_family, other_mode, report
+from vi.rung import describe, fit_family, one_run, other_mode, report
 from vi.status import Status
 from vi.targets import Target
 
@@ -82,7 +82,7 @@ def climb(
             options,
             status=status,
             notes=[],
-            history={"step": 10 * np.arange(1, len(mixed.history) + 1), "elbo": mixed.history},
+            history=one_run(10 * np.arange(1, len(mixed.history) + 1), mixed.history),
             gradients=spent,
             clock=clock,
         )

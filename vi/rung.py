@@ -61,10 +61,16 @@ def _history(state: Any) -> dict[str, np.ndarray]:
         return {
             "step": np.append(first["step"], last + then["step"]),
             "elbo": np.append(first["elbo"], then["elbo"]),
+            "run": np.append(first["run"], then["run"] + 1 + max(first["run"], default=0)),
         }
     if isinstance(state, SolveState):
-        return {"step": state.history_steps, "elbo": state.history}
-    return {"step": state.steps, "elbo": state.elbos}
+        return {"step": state.history_steps, "elbo": state.history, "run": state.history_runs}
+    return one_run(state.steps, state.elbos)
+
+
+def one_run(step: np.ndarray, elbo: np.ndarray) -> dict[str, np.ndarray]:
+    """A history that is one run from beginning to end."""
+    return {"step": step, "elbo": elbo, "run": np.zeros(len(step), int)}
 
 
 def report(

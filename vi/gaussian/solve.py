@@ -83,6 +83,7 @@ class SolveState(NamedTuple):
     status: int
     history: np.ndarray  # ELBO estimates, one a chunk
     history_steps: np.ndarray
+    history_runs: np.ndarray  # which search or refinement a chunk belongs to
 
     @property
     def other(self) -> Candidate:
@@ -162,6 +163,7 @@ class Solver:
             status=Status.RUNNING,
             history=np.zeros(0),
             history_steps=np.zeros(0, int),
+            history_runs=np.zeros(0, int),
         )
 
     def _start(self, number: int) -> search.SearchState:
@@ -263,6 +265,7 @@ class Solver:
         state = state._replace(
             history=np.append(state.history, elbo),
             history_steps=np.append(state.history_steps, state.steps),
+            history_runs=np.append(state.history_runs, state.phase * len(STARTS) + state.start),
         )
         if searching:
             return self._after_search(state)

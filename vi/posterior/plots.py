@@ -62,13 +62,18 @@ def pairs(columns: dict[str, np.ndarray]) -> "Figure":
     return figure
 
 
-def trace(step: np.ndarray, values: np.ndarray, final: float, axis: Any = None) -> "Figure":
-    """The ELBO over a run, and its value from fresh draws at the end."""
+def trace(history: dict[str, np.ndarray], final: float, axis: Any = None) -> "Figure":
+    """The ELBO over a fit, a line for each run, and its value from fresh draws at the end."""
     import matplotlib.pyplot as plt
 
     if axis is None:
         _, axis = plt.subplots(figsize=(6, 3))
-    axis.plot(step, values, ".-", color=_COLOUR, lw=1, ms=4, label="during the run")
+    steps, values, runs = history["step"], history["elbo"], history["run"]
+    for run in dict.fromkeys(runs.tolist()):
+        last = run == runs[-1]
+        label = "last run" if last else "searches" if run == runs[0] else None
+        look = {"alpha": 1.0 if last else 0.4, "lw": 1, "ms": 4, "color": _COLOUR}
+        axis.plot(steps[runs == run], values[runs == run], ".-", label=label, **look)
     if np.isfinite(final):
         axis.axhline(final, color=_ACCENT, lw=1, label="fresh draws")
     finite = np.append(values[np.isfinite(values)], final if np.isfinite(final) else [])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Draws = dict[str, np.ndarray]
+_HISTORY = ("step", "elbo", "run")
 
 
 @partial(quick_jit, static_argnames=("num_samples",))
@@ -63,7 +64,8 @@ class Posterior:
       status: how the run ended.
       verdict: a grade (``good``, ``fair``, ``poor``, ``failed``) and its reasons; print it.
       diagnostics: fresh draws from q and what they say.
-      history: ``{"step", "elbo"}``, the ELBO as the run saw it.
+      history: ``{"step", "elbo", "run"}``, the ELBO as the fit saw it, chunk by chunk; each
+        search and each refinement is a run.
       cost: ``{"gradients", "log_densities", "seconds", "compile_seconds"}``.
       rungs: for ``family="auto"``, what each family tried came to.
       key: the key of the fit.
@@ -273,7 +275,7 @@ class Posterior:
 
     def plot_elbo(self, axis: Any = None) -> "Figure":
         """The ELBO as the run saw it, on ``axis`` or a new one; returns the matplotlib figure."""
-        return plots.trace(self.history["step"], self.history["elbo"], self.elbo, axis)
+        return plots.trace(self.history, self.elbo, axis)
 
     def _columns(self, sites: list[str] | None, most: int) -> Draws:
         draws = self.sample(jax.random.key(0), 4000)
@@ -298,7 +300,7 @@ class Posterior:
         arrays = [
             self.q,
             [found.draws, found.log_p, found.log_q],
-            [self.history["step"], self.history["elbo"]],
+            [self.history[name] for name in _HISTORY],
         ]
         meta = {
             "kind": "posterior",
@@ -349,7 +351,7 @@ class Posterior:
                     "model and data that the posterior was fitted to."
                 )
         q = saved.rebuild(meta["family"], leaves)
-        draws, log_p, log_q, step, elbo = map(np.asarray, leaves)
+        draws, log_p, log_q, *history = map(np.asarray, leaves)
         words = np.asarray(meta["key"], np.uint32)
         return cls(
             target=target,
@@ -357,7 +359,7 @@ class Posterior:
             status=Status[meta["status"]],
             verdict=Verdict(*meta["verdict"]),
             diagnostics=Diagnostics(draws, log_p, log_q, **meta["diagnostics"]),
-            history={"step": step, "elbo": elbo},
+            history=dict(zip(_HISTORY, history, strict=True)),
             cost=meta["cost"],
             rungs=tuple(meta["rungs"]),
             key=words,
