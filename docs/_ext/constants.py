@@ -3,7 +3,7 @@
 import importlib
 import types
 
-from vi.gaussian import solve
+from vi.gaussian import starts
 
 MODULES = (
     "vi.ladder",
@@ -39,4 +39,4 @@ def _show(value: float) -> str:
 SUBSTITUTIONS = {
     name.rpartition(".")[2]: numbers(importlib.import_module(name)) for name in MODULES
 }
-SUBSTITUTIONS["solve"]["NUM_STARTS"] = str(len(solve.STARTS))
+SUBSTITUTIONS["solve"]["NUM_STARTS"] = str(len(starts.STARTS))

@@ -23,6 +23,7 @@ from vi.gaussian.candidates import Candidate, Candidates, apart
 from vi.gaussian.chunk import CHUNK, ROTATIONS, run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root, restrict, scaled
 from vi.gaussian.spherical import directions_of
+from vi.gaussian.starts import STARTS, enough
 from vi.gaussian.stopping import Window, finished, step_tolerance
 from vi.gaussian.whitening import scale_of
 from vi.provenance import data_digest, key_words
@@ -32,20 +33,6 @@ from vi.targets import Target
 from vi.threads import blas_threads
 
 MAX_SEARCH_STEPS = 100
-STARTS = (  # uniform within ± the first, with the second as standard deviation
-    (0.1, 1.0),
-    (2.0, 0.1),
-    (2.0, 1.0),
-    (1.0, 0.1),
-    (1.0, 1.0),
-    (2.0, 0.1),
-    (2.0, 1.0),
-    (0.5, 0.3),
-)
-INFORMED = 0  # the start that is centred at the prior means
-EFFORT = 3e8  # operations of searching after which two starts that end in one place are enough,
-# or three where others ended elsewhere
-MAX_EFFORT = 2e9  # operations of searching after which no start is added to three
 MAX_CYCLES = 4  # of refinement, each twice as long as the one before
 MORE_CYCLES = 2  # where there is more left to gain than the tolerance, and steps are cheap
 CHEAP = 4e9  # operations so far
@@ -134,7 +121,7 @@ class Solver:
         self.tolerance = self.dtype.type(0.2 * max(1.0, dim / 10))
         self.step_tolerance = step_tolerance(dim)
         generator = host_generator(key, 0)
-        spreads = np.array([spread for spread, _ in STARTS])
+        spreads = np.array([start.spread for start in STARTS])
         self.locs = spreads[:, None] * generator.uniform(-1, 1, (len(STARTS), dim))
         self.given = init is not None
         if self.given:
@@ -167,10 +154,10 @@ class Solver:
         )
 
     def _start(self, number: int) -> search.SearchState:
-        scale = STARTS[number][1]
+        scale = STARTS[number].scale
         root = scaled(self.like, self.dtype.type(scale))
         loc = self.locs[number].astype(self.dtype)
-        if number == INFORMED and not self.given:
+        if STARTS[number].informed and not (self.given and number < 2):
             loc = loc + np.asarray(_prior_point(self.target))
         return search.init(loc, root, self.target.dim * math.log(scale))
 
@@ -286,12 +273,7 @@ class Solver:
         candidates = state.candidates.add(end, float(self.tolerance))
         state = state._replace(ends=ends, candidates=candidates)
         number = state.start + 1
-        effort = self._effort(state)
-        agreed = candidates.agreed
-        rugged = number > agreed
-        enough = effort >= EFFORT and agreed >= (3 if rugged else 2)
-        enough |= effort >= MAX_EFFORT and number >= 3
-        if number < len(STARTS) and not enough:
+        if not enough(number, candidates.agreed, self._effort(state)):
             return state._replace(start=number, search=self._start(number))
         if not candidates.best.found:
             return state._replace(phase=Phase.DONE, status=Status.NONFINITE)
