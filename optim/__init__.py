@@ -3,7 +3,9 @@
 from optim.accelerated import AcceleratedDistanceState, a_dog
 from optim.averaging import PolynomialAverageState, average_params, polynomial_average
 from optim.clipping import ClipState, clip_by_ema_norm
+from optim.covariance import AffineInvariant, BuresWasserstein, BuresWassersteinRoot
 from optim.distance import DistanceState, dog, dowg, layerwise_dog
+from optim.manifold import Euclidean, Manifold, Sphere, Stiefel
 from optim.normalized import (
     MomentumState,
     TransportState,
@@ -11,14 +13,30 @@ from optim.normalized import (
     normalized_momentum,
     scale_by_norm_power,
 )
+from optim.riemannian import (
+    ManifoldError,
+    RiemannianState,
+    riemannian_adagrad,
+    riemannian_adam,
+    riemannian_amsgrad,
+)
 from optim.solution import eval_params
 
 __all__ = [
     "AcceleratedDistanceState",
+    "AffineInvariant",
+    "BuresWasserstein",
+    "BuresWassersteinRoot",
     "ClipState",
     "DistanceState",
+    "Euclidean",
+    "Manifold",
+    "ManifoldError",
     "MomentumState",
     "PolynomialAverageState",
+    "RiemannianState",
+    "Sphere",
+    "Stiefel",
     "TransportState",
     "a_dog",
     "average_params",
@@ -30,5 +48,8 @@ __all__ = [
     "nigt",
     "normalized_momentum",
     "polynomial_average",
+    "riemannian_adagrad",
+    "riemannian_adam",
+    "riemannian_amsgrad",
     "scale_by_norm_power",
 ]

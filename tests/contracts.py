@@ -17,7 +17,7 @@ import vi
 from optim import polynomial_average
 from tests import models
 from vi import gaussian
-from vi.families.scale import LowRankScale
+from vi.families.scale import DenseScale, LowRankScale
 
 DIM = 3
 
@@ -36,6 +36,11 @@ def _low_rank(loc: Any) -> vi.Gaussian:
 
 def _mixture(loc: Any) -> vi.Mixture:
     return vi.mixture([vi.full_rank(DIM, loc=loc), vi.full_rank(DIM, loc=-loc)], [0.3, 0.7])
+
+
+def _bures_wasserstein_adam(learning_rate: Any) -> Any:
+    full_rank = vi.Gaussian(optim.Euclidean(), DenseScale(optim.BuresWassersteinRoot()))
+    return optim.riemannian_adam(learning_rate, full_rank)
 
 
 # A family from its location, of shape (DIM,), whose dtype it keeps.
@@ -85,6 +90,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "a_dog": Optimizer(optim.a_dog),
     "normalized_a_dog_averaged": Optimizer(lambda: polynomial_average(optim.a_dog(normalize=True))),
     "dowg_averaged": Optimizer(lambda: polynomial_average(optim.dowg())),
+    "riemannian_adam": Optimizer(lambda: _bures_wasserstein_adam(0.05)),
     "natural_gradient": Optimizer(lambda: gaussian.natural_gradient(0.3), "spherical_radial"),
     "natural_gradient_mean_field": Optimizer(
         lambda: gaussian.natural_gradient(0.3), "spherical_radial", "mean_field"
@@ -129,6 +135,18 @@ TREE_OPTIMIZERS: dict[str, TreeOptimizer] = {
     "clip_by_ema_norm": TreeOptimizer(
         lambda factor: optax.chain(optim.clip_by_ema_norm(factor), optax.sgd(0.5)),
         {"factor": 2.0},
+    ),
+    "riemannian_adam": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_adam(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.05},
+    ),
+    "riemannian_amsgrad": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_amsgrad(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.05},
+    ),
+    "riemannian_adagrad": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_adagrad(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.2},
     ),
     "polynomial_average": TreeOptimizer(
         lambda power: polynomial_average(optax.sgd(0.5), power), {"power": 8.0}
