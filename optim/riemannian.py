@@ -75,17 +75,18 @@ def _transformation(
         points = points_of(needs_params(owner, params))
         leaves, structure = jax.tree.flatten(params)
         status = _new_status(state.status, points, leaves)
-        if not isinstance(status, Tracer) and status == OFF:
+        kept_points = lambda: [x for _, x in points]
+        projected = lambda: [m.project(x) for m, x in points]
+        if isinstance(status, Tracer):
+            here = jax.lax.cond(status > state.status, projected, kept_points)
+        elif status == OFF:
             raise ManifoldError(
                 f"{owner}: expected parameters on their manifolds; they left them again after "
                 "having been projected once. Put nothing that changes updates after it in a "
                 "chain, and nothing else that changes these parameters in the loop."
             )
-        here = jax.lax.cond(
-            status > state.status,
-            lambda: [m.project(x) for m, x in points],
-            lambda: [x for _, x in points],
-        )
+        else:
+            here = projected() if status > state.status else kept_points()
         count = jnp.asarray(optax.safe_increment(state.count))
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         rate = rate / (1 - b1**count)
