@@ -5,6 +5,7 @@ from optim.averaging import PolynomialAverageState, average_params, polynomial_a
 from optim.clipping import ClipState, clip_by_ema_norm
 from optim.covariance import AffineInvariant, BuresWasserstein, BuresWassersteinRoot
 from optim.distance import DistanceState, dog, dowg, layerwise_dog
+from optim.lazy_newton import LazyNewtonState, lazy_newton
 from optim.manifold import Euclidean, Manifold, Sphere, Stiefel
 from optim.normalized import (
     MomentumState,
@@ -13,6 +14,7 @@ from optim.normalized import (
     normalized_momentum,
     scale_by_norm_power,
 )
+from optim.oracle import MissingOracleError, Oracle, as_oracle, stochastic_oracle
 from optim.riemannian import (
     ManifoldError,
     RiemannianState,
@@ -21,6 +23,7 @@ from optim.riemannian import (
     riemannian_amsgrad,
 )
 from optim.solution import eval_params
+from optim.training import apply_nnx_oracle, apply_oracle, make_step
 
 __all__ = [
     "AcceleratedDistanceState",
@@ -30,21 +33,29 @@ __all__ = [
     "ClipState",
     "DistanceState",
     "Euclidean",
+    "LazyNewtonState",
     "Manifold",
     "ManifoldError",
+    "MissingOracleError",
     "MomentumState",
+    "Oracle",
     "PolynomialAverageState",
     "RiemannianState",
     "Sphere",
     "Stiefel",
     "TransportState",
     "a_dog",
+    "apply_nnx_oracle",
+    "apply_oracle",
+    "as_oracle",
     "average_params",
     "clip_by_ema_norm",
     "dog",
     "dowg",
     "eval_params",
     "layerwise_dog",
+    "lazy_newton",
+    "make_step",
     "nigt",
     "normalized_momentum",
     "polynomial_average",
@@ -52,4 +63,5 @@ __all__ = [
     "riemannian_adam",
     "riemannian_amsgrad",
     "scale_by_norm_power",
+    "stochastic_oracle",
 ]

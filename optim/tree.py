@@ -7,17 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from optim import flat
+
 
 def wide(tree: Any) -> Any:
     """The tree with its floating leaves in at least float32, as new arrays."""
-
-    def widen(x: Array) -> Array:
-        dtype = jnp.result_type(x)
-        if jnp.issubdtype(dtype, jnp.floating):
-            dtype = jnp.promote_types(dtype, jnp.float32)
-        return jnp.array(x, dtype)
-
-    return jax.tree.map(widen, tree)
+    return jax.tree.map(lambda x: jnp.array(flat.wide(x)), tree)
 
 
 def accumulator_dtype(tree: Any) -> Any:

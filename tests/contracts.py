@@ -8,6 +8,7 @@ interrupted run goes on to the same bits, and gradients agree with finite differ
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -150,6 +151,36 @@ TREE_OPTIMIZERS: dict[str, TreeOptimizer] = {
     ),
     "polynomial_average": TreeOptimizer(
         lambda power: polynomial_average(optax.sgd(0.5), power), {"power": 8.0}
+    ),
+}
+
+
+class Transformation(NamedTuple):
+    """An optimizer of any pytree, as a factory so that hyperparameters can be injected."""
+
+    factory: Callable
+    options: dict[str, Any]  # floats are what `optax.inject_hyperparams` injects
+    steps: int  # in which ...
+    ratio: float  # ... the gap of `test_transformations`' quadratic falls by this factor
+
+
+_KEY = jax.random.key(7)
+
+TRANSFORMATIONS: dict[str, Transformation] = {
+    "lazy_newton": Transformation(
+        optim.lazy_newton, {"learning_rate": 1.0, "smoothness": 1.0}, 20, 1e-6
+    ),
+    "lazy_newton_gradient": Transformation(
+        optim.lazy_newton, {"regularization": "gradient", "smoothness": 0.1, "decay": 0.5}, 20, 1e-6
+    ),
+    "lazy_newton_cubic": Transformation(
+        optim.lazy_newton, {"regularization": "cubic", "smoothness": 1.0, "period": 3}, 20, 1e-6
+    ),
+    "lazy_newton_fixed": Transformation(
+        optim.lazy_newton,
+        {"learning_rate": 0.5, "adaptive": False, "curvature": "fresh", "key": _KEY},
+        40,
+        1e-6,
     ),
 }
 

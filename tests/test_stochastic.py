@@ -68,6 +68,9 @@ def test_structural_keys():
     assert structural_key(chain(1.0)) != structural_key(chain(2.0))
     assert structural_key(np.ones(2)) != structural_key(np.zeros(2))
     assert hash(structural_key(tuple(optax.lbfgs()))) is not None
+    noise = lambda seed: tuple(optax.add_noise(0.1, 0.5, jax.random.key(seed)))
+    assert structural_key(noise(0)) == structural_key(noise(0))
+    assert structural_key(noise(0)) != structural_key(noise(1))
 
 
 RATE = 0.1

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from optim import average_params, polynomial_average
+from optim import Oracle, average_params, polynomial_average
 from vi.compile import quick_jit
+from vi.program import Objective, Pathwise, with_estimator
 from vi.provenance import data_digest, key_words
 from vi.random import fast_key
 from vi.status import Status
@@ -175,6 +176,22 @@ def _compiled(
     return _COMPILED[key]
 
 
+def _oracle(key: Array, estimator: Any, target: Target) -> Oracle:
+    """The loss at one key, for optimizers that ask for more than its gradient.
+
+    Hessians are those of the pathwise loss: where an estimator stops gradients for less noise,
+    second derivatives through what is left would be biased.
+    """
+    pathwise = (
+        with_estimator(estimator, Pathwise()) if isinstance(estimator, Objective) else estimator
+    )
+    return Oracle(
+        lambda q: pathwise(key, q, target)[0],
+        value_and_grad=lambda q: estimator(key, q, target),
+        fresh=lambda other: _oracle(other, estimator, target),
+    )
+
+
 def _chunk(
     optimizer: optax.GradientTransformationExtraArgs,
     key: Array,
@@ -193,7 +210,7 @@ def _chunk(
             q,
             value=loss,
             grad=grads,
-            value_fn=lambda q: estimator(step_key, q, target)[0],
+            value_fn=_oracle(step_key, estimator, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
         finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads, new_q))]

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, np.ndarray, jax.Array)
@@ -42,6 +43,8 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
         return (type(value), tuple(map(inside, value)))
     if isinstance(value, dict):
         return (dict, tuple((k, inside(v)) for k, v in value.items()))
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return ("key", str(jax.random.key_impl(value)), inside(jax.random.key_data(value)))
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         return ("array", array.shape, array.dtype.str, array.tobytes())

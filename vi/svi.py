@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from vi.errors import LOOKS_AT_DATA
@@ -27,7 +28,8 @@ class SVI:
     Args:
       model: a NumPyro model.
       guide: a NumPyro guide or autoguide.
-      optim: a NumPyro optimizer or an optax transformation, ours included.
+      optim: a NumPyro optimizer or an optax transformation, those that ask for an oracle of the
+        loss (``value_fn``) included.
       loss: a NumPyro ELBO or an objective such as ``vi.elbo(num_particles=10)``.
       **static_kwargs: arguments of model and guide that do not change.
 
@@ -48,6 +50,10 @@ class SVI:
     ):
         from numpyro.infer import SVI as NumPyroSVI
 
+        from vi.oracle_optimizer import OracleOptimizer
+
+        if isinstance(optim, optax.GradientTransformation):
+            optim = OracleOptimizer(optim)
         self._svi = NumPyroSVI(model, guide, optim, loss, **static_kwargs)
         self.model, self.guide, self.loss = model, guide, loss
         self.optim, self.static_kwargs = self._svi.optim, static_kwargs
