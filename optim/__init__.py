@@ -14,7 +14,9 @@ from optim.normalized import (
     normalized_momentum,
     scale_by_norm_power,
 )
+from optim.oasis import OasisState, oasis
 from optim.oracle import MissingOracleError, Oracle, as_oracle, stochastic_oracle
+from optim.psgd import PsgdState, psgd
 from optim.riemannian import (
     ManifoldError,
     RiemannianState,
@@ -38,8 +40,10 @@ __all__ = [
     "ManifoldError",
     "MissingOracleError",
     "MomentumState",
+    "OasisState",
     "Oracle",
     "PolynomialAverageState",
+    "PsgdState",
     "RiemannianState",
     "Sphere",
     "Stiefel",
@@ -58,7 +62,9 @@ __all__ = [
     "make_step",
     "nigt",
     "normalized_momentum",
+    "oasis",
     "polynomial_average",
+    "psgd",
     "riemannian_adagrad",
     "riemannian_adam",
     "riemannian_amsgrad",

@@ -159,7 +159,7 @@ def lazy_newton(
             smoothness = jnp.maximum(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST)
             return s, smoothness, tries + 1, accepted
 
-        start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.asarray(False))
+        start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
         s, new, tries, accepted = jax.lax.while_loop(
             lambda carry: ~carry[3] & (carry[2] < max_tries), attempt, start
         )

@@ -243,7 +243,7 @@ class Oracle:
         return x, self._after(unravel, lambda _, grad: ravel(grad)[0])
 
     def _after(self, forth: Callable[[Any], Any], back: Callable[[Any, Any], Any]) -> "Oracle":
-        """The loss after a map to its parameters; ``back`` maps a point's gradient the other way."""
+        """The loss after a map to its parameters; ``back`` maps gradients the other way."""
 
         def value_and_grad(x: Any) -> tuple[Array, Any]:
             value, grad = self.value_and_grad(forth(x))

@@ -57,8 +57,8 @@ def vector_transformation(
         direction.
       learning_rate: factor of the direction, a number or a schedule.
       needs: what the oracle must declare; None if the method uses no oracle.
-      compares_values: whether steps are accepted by values of the loss, which an accumulation of
-        gradients over other losses makes meaningless.
+      compares_values: whether losses or gradients at two points are compared, which an
+        accumulation of gradients over other losses makes meaningless.
     """
 
     def start(params: optax.Params) -> VectorState:
@@ -109,6 +109,15 @@ def all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
+def momentum_average(
+    average: Float[Array, " D"], g: Float[Array, " D"], decay: float, count: Array
+) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+    """An exponential average with a new gradient, and the same without its bias to zero."""
+    average = decay * average + (1 - decay) * g
+    steps = (count + 1).astype(g.dtype)
+    return average, average / jnp.maximum(1 - jnp.asarray(decay, g.dtype) ** steps, _TINY)
+
+
 def limit_norm(v: Float[Array, " D"], limit: Array | float) -> Float[Array, " D"]:
     """A vector scaled down to a norm of at most ``limit``."""
     return v * jnp.minimum(1.0, limit / jnp.maximum(jnp.linalg.norm(v), _TINY))
@@ -127,9 +136,9 @@ def _refuse_accumulation(owner: str) -> None:
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), optax.MultiSteps):
             raise ValueError(
-                f"{owner}: expected not to be wrapped in optax.MultiSteps, since it accepts or "
-                "rejects steps by the loss whose gradient it gets, and MultiSteps passes an "
-                "average of gradients with the last loss. Average the micro-batches in the loss, "
+                f"{owner}: expected not to be wrapped in optax.MultiSteps, since it compares the "
+                "loss or its gradient at two points, and MultiSteps passes an average of gradients "
+                "with the last loss only. Average the micro-batches in the loss, "
                 "for instance by jax.lax.map."
             )
         frame = frame.f_back

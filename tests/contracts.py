@@ -166,6 +166,12 @@ class Transformation(NamedTuple):
 
 _KEY = jax.random.key(7)
 
+
+def _psgd(group: str, criterion: str) -> Transformation:
+    options = {"key": _KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
+    return Transformation(optim.psgd, options, 150, 1e-2)
+
+
 TRANSFORMATIONS: dict[str, Transformation] = {
     "lazy_newton": Transformation(
         optim.lazy_newton, {"learning_rate": 1.0, "smoothness": 1.0}, 20, 1e-6
@@ -182,6 +188,12 @@ TRANSFORMATIONS: dict[str, Transformation] = {
         40,
         1e-6,
     ),
+    "psgd_dense": _psgd("dense", "newton"),
+    "psgd_low_rank": _psgd("low_rank", "newton"),
+    "psgd_diagonal_whitening": _psgd("diagonal", "whitening"),
+    "psgd_kronecker_whitening": _psgd("kronecker", "whitening"),
+    "oasis": Transformation(optim.oasis, {"key": _KEY, "floor": 0.1}, 80, 1e-2),
+    "oasis_fixed": Transformation(optim.oasis, {"key": _KEY, "learning_rate": 0.2}, 80, 1e-2),
 }
 
 # Models of NumPyro that go through `vi.fit`, save and load: name -> (model, arguments).

@@ -110,7 +110,12 @@ def test_cubic_steps_minimise_the_cubic_model(hard, x64):
         if hard:
             c[0], M = 0.0, 0.1 * M
             c = 0.01 * c
-        model = lambda s, M=M, c=c: c @ s + values @ s**2 / 2 + M / 6 * np.sum(s**2) ** 1.5
+
+        def model(s, M=M, c=c, values=values):
+            return c @ s + values @ s**2 / 2 + M / 6 * np.sum(s**2) ** 1.5
+
+            c @ s + values @ s**2 / 2 + M / 6 * np.sum(s**2) ** 1.5
+        )
         s, _ = _cubic(jnp.asarray(c), jnp.asarray(values), jnp.asarray(M))
         starts = 3 / M * rng.normal(size=(30, 4))
         best = min(scipy.optimize.minimize(model, x).fun for x in starts)
@@ -166,6 +171,6 @@ def test_refusals():
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
     with pytest.raises(ValueError, match="lazy_newton: expected value_fn"):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))
+    fresh = lazy_newton(curvature="fresh", key=jax.random.key(0))
     with pytest.raises(ValueError, match="declares fresh"):
-        fresh = lazy_newton(curvature="fresh", key=jax.random.key(0))
         fresh.update(jnp.ones(2), fresh.init(jnp.ones(2)), jnp.ones(2), value_fn=jnp.sum)

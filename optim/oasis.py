@@ -1,0 +1,132 @@
+"""OASIS: a diagonal of the Hessian, and a step length from gradients at two points."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from optim.curvature import debiased_weight
+from optim.vectors import Point, limit_norm, momentum_average, vector_transformation
+
+_UNBOUNDED = 1e10  # growth of the step length that the second step is allowed
+
+
+class OasisState(NamedTuple):
+    """The method's part of the state of `oasis`."""
+
+    diagonal: Float[Array, " D"]  # average of probes of the Hessian's diagonal
+    momentum: Float[Array, " D"]
+    previous: Float[Array, " D"]  # parameters before the last step
+    rate: Float[Array, ""]  # η
+    growth: Float[Array, ""]  # θ, the last ratio of two step lengths
+
+
+def oasis(
+    key: Array,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    *,
+    decay: float = 0.95,
+    floor: float = 0.1,
+    num_probes: int = 8,
+    momentum: float = 0.9,
+    initial_rate: float = 1e-2,
+    max_change: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Steps scaled by an average diagonal of the Hessian, of a length that needs no tuning.
+
+    .. math::
+
+       x_{k+1} = x_k - η_k \hat D_k^{-1} m_k, \qquad \hat D = \max(|D|, α), \qquad
+       D_{k+1} = β D_k + (1-β)\,\tfrac1P \sum_p z_p ⊙ ∇^2 f(x_k) z_p
+
+    with Rademacher probes z and, unless a learning rate is given,
+
+    .. math::
+
+       η_k = \min\left(\sqrt{1 + θ_{k-1}}\, η_{k-1},\;
+       \frac{\|x_k - x_{k-1}\|_{\hat D}}
+       {2 \|∇f(x_k; ξ_k) - ∇f(x_{k-1}; ξ_k)\|_{\hat D^{-1}}}\right), \qquad θ_k = η_k / η_{k-1} .
+
+    Both gradients of a difference are at the same randomness ξ. The diagonal is used from the
+    step after it was measured, the first excepted. Departures from the paper: the average is
+    free of its bias to zero, α is relative to the mean of |D|, so that the method does not
+    change with the units of the loss, and gradients are averaged (m).
+
+    With noise, η does not fall: average the iterates.
+
+    Args:
+      key: for the probes; step t uses ``fold_in(key, t)``.
+      learning_rate: η, a number or a schedule; adapted by the rule above if None.
+      decay: β.
+      floor: α, as a share of the mean of |D|.
+      num_probes: P.
+      momentum: weight of the past in m; 0 is the paper's method.
+      initial_rate: η_0.
+      max_change: bound on the root mean square of a step's entries.
+
+    Returns:
+      A transformation that needs ``params`` and ``value_fn``; it refuses `optax.MultiSteps` if
+      the rate is adapted.
+
+    Complexity:
+      Time: P Hessian-vector products of one linearisation and, if the rate is adapted, one more
+      gradient. Memory: O(D).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from optim import Oracle, make_step, oasis
+      >>> loss = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2) / 2
+      >>> optimizer = oasis(jax.random.key(0))
+      >>> step, x = jax.jit(make_step(lambda key: Oracle(loss), optimizer)), jnp.ones(2)
+      >>> state = optimizer.init(x)
+      >>> for t in range(100):
+      ...     x, state, value = step(jax.random.key(t), x, state)
+      >>> bool(value < 1e-3)
+      True
+
+    Reference: Jahani, Rusakov, Shi, Richtárik, Mahoney and Takáč (2022), "Doubly adaptive scaled
+    algorithm for machine learning using second-order information", Algorithm 1.
+    """
+    adaptive = learning_rate is None
+
+    def init(x: Float[Array, " D"], _: Callable) -> OasisState:
+        zero = jnp.zeros_like(x)
+        rate, growth = jnp.asarray(initial_rate, x.dtype), jnp.asarray(_UNBOUNDED, x.dtype)
+        return OasisState(zero, zero, x, rate, growth)
+
+    def adapted(g: Array, scale: Array, state: OasisState, at: Point) -> tuple[Array, Array]:
+        moved = at.x - state.previous
+        change = g - at.oracle.grad(state.previous)
+        size = jnp.sqrt(jnp.sum(change**2 / scale))
+        local = jnp.sqrt(jnp.sum(scale * moved**2)) / (2 * jnp.maximum(size, _TINY))
+        local = jnp.where(size > 0, local, jnp.inf)
+        rate = jnp.minimum(jnp.sqrt(1 + state.growth) * state.rate, local)
+        rate = jnp.where((at.count == 0) | (size == 0), state.rate, rate)
+        growth = jnp.where(at.count == 0, _UNBOUNDED, rate / state.rate)
+        return rate, growth
+
+    def step(g: Array, state: OasisState, at: Point) -> tuple[Array, OasisState]:
+        probes = jax.random.rademacher(
+            jax.random.fold_in(key, at.count), (num_probes, len(g)), g.dtype
+        )
+        product = at.oracle.linearize(at.x)[1]
+        measured = jnp.mean(probes * jax.vmap(product)(probes), axis=0)
+        weight = debiased_weight(decay, at.count + 1, g.dtype)
+        diagonal = state.diagonal + weight * (measured - state.diagonal)
+        scale = jnp.abs(jnp.where(at.count == 0, diagonal, state.diagonal))
+        scale = jnp.maximum(scale, jnp.maximum(floor * jnp.mean(scale), _TINY))
+        rate, growth = adapted(g, scale, state, at) if adaptive else (state.rate, state.growth)
+        average, mean = momentum_average(state.momentum, g, momentum, at.count)
+        direction = (rate if adaptive else 1.0) * mean / scale
+        direction = limit_norm(direction, max_change * len(g) ** 0.5)
+        return direction, OasisState(diagonal, average, at.x, rate, growth)
+
+    return vector_transformation(
+        "oasis", init, step, 1.0 if adaptive else learning_rate, compares_values=adaptive
+    )
+
+
+_TINY = 1e-30
