@@ -2,7 +2,7 @@
 
     python -m benchmarks.optimizers [--quick] [--out FILE.json] [--docs FOLDER]
 
-Every method with a learning rate has it chosen from seven, by the median final loss over tuning
+Every method with a learning rate has it chosen from five, by the median final loss over tuning
 seeds; what is reported is from other seeds. Methods without one are run as they are. A method is
 compiled once for a problem, with learning rates and seeds as arguments, and its runs follow each
 other on one thread, so that CPU time is that of one run. L-BFGS minimises the loss of fixed
@@ -30,9 +30,9 @@ from benchmarks.methods import METHODS, QUICK, Method
 from benchmarks.problems import Problem, problems
 from optim import Oracle, eval_params
 
-SEGMENTS = 20  # at whose ends the loss is evaluated
-RATES = 7
-TUNING_SEEDS = (101, 102)
+SEGMENTS = 20  # of a budget, at whose ends the loss is evaluated
+RATES = 5
+TUNING_SEEDS = (101, 102, 103)
 SEEDS = tuple(range(1, RATES + 1))  # as many as rates: one compiled shape
 LBFGS_DRAWS = 16  # times those of a stochastic gradient
 
@@ -44,6 +44,8 @@ def _finite(*trees: Any) -> jax.Array:
 
 def runner(problem: Problem, method: Method, steps: int) -> Any:
     """A function of rates and seeds that gives losses, gradients and skipped steps.
+
+    It takes ``method.extend`` times as many steps as given, which are those of the budget.
 
     A step whose loss, gradient or result is not finite is skipped and counted, as in `vi.fit`.
     """
@@ -86,8 +88,9 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
             return carry, (problem.evaluate(eval_params(state, q)), gradients)
 
         state = optimizer.init(q)
+        starts = jnp.arange(SEGMENTS * method.extend) * length
         carry = (q, state, jnp.zeros(()), jnp.zeros((), jnp.int32))
-        carry, (losses, gradients) = jax.lax.scan(segment, carry, jnp.arange(SEGMENTS) * length)
+        carry, (losses, gradients) = jax.lax.scan(segment, carry, starts)
         return losses, gradients, carry[3]
 
     return jax.jit(lambda rates, seeds: jax.lax.map(one, (rates, seeds)))
@@ -111,7 +114,7 @@ def measure(problem: Problem, method: Method) -> dict | None:
     rate = method.rates[0] if method.rates else None
     if len(method.rates) > 1:
         finals = [
-            np.asarray(run(jnp.asarray(method.rates), jnp.full(RATES, seed))[0])[:, -1]
+            np.asarray(run(jnp.asarray(method.rates), jnp.full(RATES, seed))[0])[:, SEGMENTS - 1]
             for seed in TUNING_SEEDS
         ]
         medians = np.median(np.nan_to_num(finals, nan=np.inf, posinf=np.inf), axis=0)
@@ -122,16 +125,14 @@ def measure(problem: Problem, method: Method) -> dict | None:
         np.asarray, run(jnp.full(RATES, rate or 1.0), jnp.asarray(SEEDS))
     )
     seconds = (time.process_time() - before) / RATES
-    per_segment = cost * steps / SEGMENTS
-    gradients = (
-        counted if method.lbfgs else np.tile(np.arange(1, SEGMENTS + 1) * per_segment, (RATES, 1))
-    )
+    ends = np.arange(1, SEGMENTS * method.extend + 1) * cost * steps / SEGMENTS
+    gradients = counted if method.lbfgs else np.tile(ends, (RATES, 1))
     return {
         "label": method.label,
         "tuned": len(method.rates) > 1,
         "rate": rate,
         "tuning": tuning,
-        "steps": steps,
+        "steps": steps * method.extend,
         "gradients": gradients.tolist(),
         "losses": losses.tolist(),
         "skipped": skipped.tolist(),
@@ -159,7 +160,7 @@ def main(out: pathlib.Path, docs: pathlib.Path | None, *, quick: bool = False) -
             partial.write_text(json.dumps(results))
             partial.replace(out)
             if done[key]:
-                final = np.median(np.asarray(done[key]["losses"])[:, -1])
+                final = np.median(optimizers_report.final(problem.steps, done[key]))
                 spent = time.process_time() - before
                 print(f"{name:15s} {key:20s} {final:14.4f}  {spent:6.1f} CPU s", flush=True)
     if docs is not None:

@@ -173,15 +173,15 @@ def problems(*, quick: bool = False) -> dict[str, Problem]:
         ),
         "poisson": Problem(
             "full-rank, Poisson regression with exponential link, D = 20",
-            *(_poisson(), lambda: vi.full_rank(20), 4, 5000, 1024),
+            *(_poisson(), lambda: vi.full_rank(20, scale=0.1), 4, 3000, 1024),
+        ),
+        "poisson_far": Problem(
+            "the same from a scale of 1, with gradients of 1e9 at first",
+            *(_poisson(), lambda: vi.full_rank(20), 4, 3000, 1024),
         ),
         "network": Problem(
             "mean-field, Bayesian neural network, 442 patients (real data), minibatch 100, D = 98",
             *(_network(), _small_start, 4, 2000, 256),
-        ),
-        "means": Problem(
-            "mean-field, partially pooled means with Student-t noise, D = 100,002",
-            *(_means(many), lambda: vi.mean_field(many + 2, scale=0.3), 1, 300, 8),
         ),
         "cancer_fixed": Problem(
             "mean-field, logistic regression, 32 fixed draws, D = 31",
@@ -192,5 +192,9 @@ def problems(*, quick: bool = False) -> dict[str, Problem]:
             "mean-field, centred eight schools, 64 fixed draws, D = 10",
             *(_schools, lambda: vi.mean_field(10), 64, 2000, 0),
             fixed=True,
+        ),
+        "means": Problem(
+            "mean-field, partially pooled means with Student-t noise, D = 100,002",
+            *(_means(many), lambda: vi.mean_field(many + 2, scale=0.3), 1, 1000, 8),
         ),
     }

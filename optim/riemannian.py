@@ -148,7 +148,7 @@ def riemannian_adam(
     The updates lead from x to the new point, so that ``optax.apply_updates`` lands on the
     manifold: nothing that changes updates belongs behind this in a chain. Parameters found off
     their manifold, by more than rounding, are projected once; if they leave it again, that is
-    an error. ``state.status`` counts both. (``optax.radam`` is *rectified* Adam.)
+    an error. ``state.status`` is 0, 1 or 2 accordingly. (``optax.radam`` is *rectified* Adam.)
 
     Args:
       learning_rate: η, a number or an optax schedule.
