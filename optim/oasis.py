@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from optim.curvature import debiased_weight
+from optim.diagonal import probe_diagonal
 from optim.vectors import Point, limit_norm, momentum_average, vector_transformation
 
 _UNBOUNDED = 1e10  # growth of the step length that the second step is allowed
@@ -109,11 +110,8 @@ def oasis(
         return rate, growth
 
     def step(g: Array, state: OasisState, at: Point) -> tuple[Array, OasisState]:
-        probes = jax.random.rademacher(
-            jax.random.fold_in(key, at.count), (num_probes, len(g)), g.dtype
-        )
         product = at.oracle.linearize(at.x)[1]
-        measured = jnp.mean(probes * jax.vmap(product)(probes), axis=0)
+        measured = probe_diagonal(jax.random.fold_in(key, at.count), product, g, num_probes)
         weight = debiased_weight(decay, at.count + 1, g.dtype)
         diagonal = state.diagonal + weight * (measured - state.diagonal)
         scale = jnp.abs(jnp.where(at.count == 0, diagonal, state.diagonal))

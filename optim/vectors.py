@@ -29,6 +29,7 @@ class Point(NamedTuple):
     value: Callable[[], Float[Array, ""]]  # the loss at x
     oracle: Oracle  # the loss as a function of such vectors
     unravel: Callable[[Array], Any]  # the parameters' structure
+    of_params: Oracle  # the loss as a function of the parameters
 
 
 Step = Callable[[Float[Array, " D"], Any, Point], tuple[Float[Array, " D"], Any]]
@@ -91,7 +92,7 @@ def vector_transformation(
         full = Oracle(_unused) if no_oracle else as_oracle(value_fn, owner, needs or ())
         x, oracle = full.flat(params)
         loss = lambda: oracle(x) if value is None else jnp.asarray(value, x.dtype)
-        point = Point(x, state.count, loss, oracle, ravel(params)[1])
+        point = Point(x, state.count, loss, oracle, ravel(params)[1], full)
         direction, inner = step(g, state.inner, point)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         move = -jnp.asarray(rate, x.dtype) * direction

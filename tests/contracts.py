@@ -192,6 +192,36 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "psgd_low_rank": _psgd("low_rank", "newton"),
     "psgd_diagonal_whitening": _psgd("diagonal", "whitening"),
     "psgd_kronecker_whitening": _psgd("kronecker", "whitening"),
+    "saddle_free_newton": Transformation(optim.saddle_free_newton, {"damping": 0.01}, 40, 1e-6),
+    "saddle_free_newton_krylov": Transformation(
+        optim.saddle_free_newton, {"krylov_dim": 4, "damping": 0.05, "learning_rate": 0.7}, 80, 1e-2
+    ),
+    "gauss_newton": Transformation(optim.gauss_newton, {"damping": 0.01}, 40, 1e-6),
+    "gauss_newton_adaptive": Transformation(
+        optim.gauss_newton, {"damping": 1.0, "adaptive": True}, 40, 1e-6
+    ),
+    "fosi": Transformation(
+        optim.fosi,
+        {"key": _KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
+        80,
+        1e-2,
+    ),
+    "mfac": Transformation(
+        optim.mfac, {"learning_rate": 0.1, "num_rows": 6, "damping": 1.0}, 300, 1e-2
+    ),
+    "mfac_per_example": Transformation(
+        optim.mfac,
+        {"learning_rate": 1.0, "num_rows": 12, "rows": "per_example", "damping": 1.0},
+        200,
+        1e-2,
+    ),
+    "damped_newton_aicn": Transformation(optim.damped_newton, {"rule": "aicn"}, 40, 1e-6),
+    "damped_newton_root": Transformation(
+        optim.damped_newton, {"rule": "root", "smoothness": 0.1}, 40, 1e-6
+    ),
+    "damped_newton_universal": Transformation(
+        optim.damped_newton, {"rule": "universal", "smoothness": 1.0}, 20, 1e-6
+    ),
     "oasis": Transformation(optim.oasis, {"key": _KEY, "floor": 0.1}, 80, 1e-2),
     "oasis_fixed": Transformation(optim.oasis, {"key": _KEY, "learning_rate": 0.2}, 80, 1e-2),
 }

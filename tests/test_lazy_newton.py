@@ -114,8 +114,6 @@ def test_cubic_steps_minimise_the_cubic_model(hard, x64):
         def model(s, M=M, c=c, values=values):
             return c @ s + values @ s**2 / 2 + M / 6 * np.sum(s**2) ** 1.5
 
-            c @ s + values @ s**2 / 2 + M / 6 * np.sum(s**2) ** 1.5
-        )
         s, _ = _cubic(jnp.asarray(c), jnp.asarray(values), jnp.asarray(M))
         starts = 3 / M * rng.normal(size=(30, 4))
         best = min(scipy.optimize.minimize(model, x).fun for x in starts)

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoDelta
+from numpyro.infer.autoguide import AutoDelta, AutoNormal
 
 import vi
 from optim import (
@@ -19,6 +19,7 @@ from optim import (
     apply_nnx_oracle,
     apply_oracle,
     as_oracle,
+    lazy_newton,
     make_step,
     stochastic_oracle,
 )
@@ -315,3 +316,23 @@ def test_nnx():
     assert len(set(values)) == 4
     assert values[-1] < values[0]
     assert int(model.dropout.rngs.count[...]) == 4
+
+
+def test_curvature_in_numpyros_svi():
+    """A second-order optimizer under NumPyro's own SVI; fresh curvature is refused by name."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        numpyro.sample("y", dist.Normal(mu, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    y = jnp.linspace(2.0, 4.0, 20)
+    svi = SVI(model, AutoNormal(model), OracleOptimizer(lazy_newton(0.3)), Trace_ELBO(8))
+    params = svi.run(KEY, 300, y, progress_bar=False).params
+    assert np.isclose(params["mu_auto_loc"], 20 * 3 / (20 + 0.01), atol=0.15)
+    assert np.isclose(params["mu_auto_scale"] ** 2 * 20.01, 1, atol=0.4)
+    fresh = lazy_newton(curvature="fresh", key=KEY)
+    svi = SVI(model, AutoNormal(model), OracleOptimizer(fresh), Trace_ELBO())
+    with pytest.raises(
+        MissingOracleError, match="lazy_newton: expected a loss that declares fresh"
+    ):
+        svi.run(KEY, 1, y, progress_bar=False)

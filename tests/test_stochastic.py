@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import optax
 import pytest
 
+import optim
 import vi
 from tests import models
 from vi.status import Status
@@ -140,3 +141,20 @@ def test_stopping_test_has_its_rate_of_false_stops():
     flat = np.mean([settled(0.005 * rng.normal(size=10)) for _ in range(200)])
     assert flat == 1
     assert not settled(np.zeros(9))
+
+
+@pytest.mark.parametrize("name", ["lazy_newton", "psgd", "oasis"])
+def test_optimizers_that_ask_for_curvature(target, name):
+    """With no learning rate to tune, or a common one, to the mean of a correlated Gaussian."""
+    optimizer = {
+        "lazy_newton": optim.lazy_newton(),
+        "psgd": optim.psgd(jax.random.key(1), 0.1),
+        "oasis": optim.oasis(jax.random.key(1)),
+    }[name]
+    precision, mean = map(np.asarray, target.data)
+    algorithm, state = run(target, vi.mean_field(4), optimizer=optimizer, num_steps=500)
+    q = algorithm.result(state)
+    assert state.status == Status.MAX_STEPS
+    assert np.allclose(q.loc, mean, atol=0.1)
+    assert np.allclose(q.variance() * np.diag(precision), 1, atol=0.3)
+    assert int(state.optimizer.inner.skipped) == 0

@@ -1,0 +1,130 @@
+"""FOSI: Newton steps in an extreme eigenspace, any other optimizer in the rest."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from optim.flat import ravel
+from optim.lanczos import lanczos
+from optim.vectors import Point, vector_transformation
+
+
+class FosiState(NamedTuple):
+    """The method's part of the state of `fosi`."""
+
+    values: Float[Array, " K"]  # 0 for pairs that are not there
+    vectors: Float[Array, "K D"]
+    momentum: Float[Array, " D"]  # lies in the span of the vectors
+    base: optax.OptState
+
+
+def fosi(
+    key: Array,
+    base: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule = 0.1,
+    *,
+    num_largest: int = 10,
+    num_smallest: int = 0,
+    period: int = 100,
+    warmup: int | None = None,
+    momentum: float = 0.9,
+    floor: float = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Split the space: Newton where curvature is extreme, a base optimizer elsewhere.
+
+    .. math::
+
+       x_{k+1} = x_k - α V |Λ|^{-1} V^T w_k + (I - VV^T)\, b(g_k - VV^T g_k), \qquad
+       w_k = β w_{k-1} + (1-β) VV^T g_k
+
+    with V, Λ the eigenpairs of the Hessian with the largest (and smallest) eigenvalues, by
+    Lanczos' iteration of 4 (num_largest + num_smallest) products every ``period`` steps, and b
+    the updates of the base optimizer. What the base sees has the condition number of the rest of
+    the spectrum. Eigenpairs are used from the step after they were measured; w is then projected
+    on the new space.
+
+    Args:
+      key: for the start of Lanczos' iteration; step t uses ``fold_in(key, t)``.
+      base: any transformation; its learning rate is its own.
+      learning_rate: α, a number or a schedule; 1 is Newton's step, less averages noise.
+      num_largest: eigenvalues from the top.
+      num_smallest: eigenvalues from the bottom.
+      period: steps from one measurement to the next.
+      warmup: the first step that measures; ``period`` if None. Until then all is the base's.
+      momentum: β.
+      floor: least |Λ|, as a share of the largest.
+
+    Returns:
+      A transformation that needs ``params`` and ``value_fn``; extra arguments reach the base.
+
+    Raises:
+      ImportError: at the first update, if matfree is not installed.
+
+    Complexity:
+      That of the base, O(KD) for K eigenpairs, and 4K products and O(K² D) every ``period``
+      steps. Memory: K D, and 4 K D while measuring.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from optim import Oracle, fosi, make_step
+      >>> loss = lambda x: jnp.sum(jnp.array([1.0, 2.0, 1000.0]) * x**2) / 2
+      >>> options = {"num_largest": 1, "warmup": 0, "momentum": 0.0}
+      >>> optimizer = fosi(jax.random.key(0), optax.sgd(0.3), 1.0, **options)
+      >>> step, x = jax.jit(make_step(lambda key: Oracle(loss), optimizer)), jnp.ones(3) / 100
+      >>> state = optimizer.init(x)
+      >>> for t in range(60):
+      ...     x, state, value = step(jax.random.key(t), x, state)
+      >>> bool(value < 1e-6)
+      True
+
+    Reference: Sivan, Gabel and Schuster (2024), "FOSI: hybrid first and second order
+    optimization", Algorithm 2, without the rescaling of the base's learning rate.
+    """
+    base = optax.with_extra_args_support(base)
+    pairs = num_largest + num_smallest
+    first = period if warmup is None else warmup
+
+    def init(x: Float[Array, " D"], unravel: Callable) -> FosiState:
+        num = min(pairs, len(x))
+        vectors = jnp.zeros((num, len(x)), x.dtype)
+        return FosiState(vectors[:, 0], vectors, jnp.zeros_like(x), base.init(unravel(x)))
+
+    def measure(state: FosiState, at: Point) -> FosiState:
+        start = jax.random.normal(jax.random.fold_in(key, at.count), at.x.shape, at.x.dtype)
+        ritz = lanczos(at.oracle.linearize(at.x)[1], start, 4 * pairs)
+        num = len(state.values)
+        top = min(num_largest, num)
+        largest = jnp.argsort(jnp.where(ritz.valid, -ritz.values, jnp.inf))[:top]
+        smallest = jnp.argsort(jnp.where(ritz.valid, ritz.values, jnp.inf))[: num - top]
+        chosen = jnp.concatenate([largest, smallest])
+        vectors = ritz.vectors[chosen]
+        momentum = vectors.T @ (vectors @ state.momentum)
+        return FosiState(ritz.values[chosen], vectors, momentum, state.base)
+
+    def step(g: Array, state: FosiState, at: Point) -> tuple[Array, FosiState]:
+        V = state.vectors
+        inside = V.T @ (V @ g)
+        average = momentum * state.momentum + (1 - momentum) * inside
+        size = jnp.abs(state.values)
+        size = jnp.maximum(size, jnp.maximum(floor * jnp.max(size), _TINY))
+        newton = V.T @ ((V @ average) / size)
+        params = at.unravel(at.x)
+        rest = at.unravel(g - inside)
+        move, base_state = base.update(
+            rest, state.base, params, value=at.value(), grad=rest, value_fn=at.of_params
+        )
+        other = ravel(move)[0]
+        rate = learning_rate(at.count) if callable(learning_rate) else learning_rate
+        direction = jnp.asarray(rate, g.dtype) * newton - (other - V.T @ (V @ other))
+        state = FosiState(state.values, V, average, base_state)
+        due = (at.count >= first) & ((at.count - first) % period == 0)
+        return direction, jax.lax.cond(due, lambda: measure(state, at), lambda: state)
+
+    return vector_transformation("fosi", init, step)
+
+
+_TINY = 1e-30
