@@ -13,7 +13,7 @@ from optim import polynomial_average
 from vi.families.scale import DenseScale
 
 WIDE = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-DECADES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+DECADES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 LENGTHS = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 

@@ -163,6 +163,9 @@ def main(out: pathlib.Path, docs: pathlib.Path | None, *, quick: bool = False) -
                 final = np.median(optimizers_report.final(problem.steps, done[key]))
                 spent = time.process_time() - before
                 print(f"{name:15s} {key:20s} {final:14.4f}  {spent:6.1f} CPU s", flush=True)
+    for problem in results.values():  # in one order, whatever was measured when
+        done = problem["methods"]
+        problem["methods"] = {key: done[key] for key in METHODS if key in done}
     if docs is not None:
         optimizers_report.write(results, docs)
     return results

@@ -11,7 +11,7 @@ SHOWN = {  # what the figure shows
     "sgd_cosine": "#999999",
     "normalized_momentum": "#b5651d",
     "normalized_a_dog": "#30638e",
-    "a_dog": "#7fb2d9",
+    "tightly_clipped_a_dog": "#7fb2d9",
     "dowg": "#3a7d44",
     "lbfgs": "#c8553d",
     "lazy_newton": "#7d3c98",
@@ -175,6 +175,7 @@ def figure(results: dict, path: pathlib.Path) -> None:
                 x = np.median(np.asarray(entry["gradients"]), axis=0)
                 (lines[entry["label"]],) = axis.plot(x, gap, color=SHOWN[key], lw=1.4)
         axis.set(yscale="log", title=name, xlim=(0, problem["budget"]))
+        axis.set_ylim(top=min(axis.get_ylim()[1], 1e6))
         axis.axhline(GOAL, color="grey", lw=0.6, ls=":")
     for axis in axes.flat[len(results) :]:
         axis.axis("off")

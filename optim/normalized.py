@@ -93,8 +93,8 @@ def normalized_momentum(
       True
 
     Reference:
-      Cutkosky and Mehta (2020), "Momentum improves normalized SGD", Section 2; they start from
-      m_1 = g_1 as here.
+      Cutkosky and Mehta (2020), "Momentum improves normalized SGD"; they start from m_1 = g_1
+      as here.
     """
 
     def init(params: optax.Params) -> MomentumState:

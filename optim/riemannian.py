@@ -184,7 +184,7 @@ def riemannian_adam(
       True
 
     Reference:
-      Bécigneul and Ganea (2019), "Riemannian adaptive optimization methods", Section 4.
+      Bécigneul and Ganea (2019), "Riemannian adaptive optimization methods" (RAdam).
     """
     accumulate = _exponential(b2)
     return _transformation("riemannian_adam", learning_rate, manifolds, b1, accumulate, eps)
@@ -203,7 +203,7 @@ def riemannian_amsgrad(
     It divides by the root of the largest v̂ so far. This is the variant with a proof of
     convergence (for geodesically convex losses and decaying η and β₁); in practice huge first
     gradients slow it down for good. Arguments, returns, errors and reference as
-    `riemannian_adam`; the paper's Algorithm 1a (RAMSGrad), with bias corrections as in
+    `riemannian_adam`; the paper's RAMSGrad, with bias corrections as in
     ``optax.amsgrad``.
     """
     accumulate = _largest(_exponential(b2))
