@@ -63,7 +63,9 @@ def _number(x: float) -> str:
 
 
 def _table(results: dict, cell: object, last: object = None) -> list[str]:
-    labels = {k: e["label"] for p in results.values() for k, e in _methods(p).items()}
+    order = dict.fromkeys(key for p in results.values() for key in p["methods"])
+    found = {k: e["label"] for p in results.values() for k, e in _methods(p).items()}
+    labels = {key: found[key] for key in order if key in found}
     extra = ["within 0.05 on"] if last else []
     rows = [["method", *results, *extra]]
     for key, label in labels.items():
