@@ -5,9 +5,9 @@
 Every method with a learning rate has it chosen from five, by the median final loss over tuning
 seeds; what is reported is from other seeds. Methods without one are run as they are. A method is
 compiled once for a problem, with learning rates and seeds as arguments, and its runs follow each
-other on one thread, so that CPU time is that of one run. L-BFGS minimises the loss of fixed
-draws, sixteen times as many as a stochastic gradient has, and is charged for them. Results are
-written as they come: a run that was stopped goes on where it was.
+other on one thread, so that CPU time is that of one run. L-BFGS minimises the loss of all data at
+fixed draws, sixteen times as many as a stochastic gradient has, and is charged for them. Results
+are written as they come: a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -42,6 +42,11 @@ def _finite(*trees: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
+def _lbfgs_cost(problem: Problem) -> float:
+    """Stochastic gradients that one of the sample average costs."""
+    return 1.0 if problem.fixed else LBFGS_DRAWS * problem.batches
+
+
 def runner(problem: Problem, method: Method, steps: int) -> Any:
     """A function of rates and seeds that gives losses, gradients and skipped steps.
 
@@ -50,9 +55,6 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
     A step whose loss, gradient or result is not finite is skipped and counted, as in `vi.fit`.
     """
     length = steps // SEGMENTS
-    draws = problem.draws
-    if method.lbfgs and not problem.fixed:
-        draws *= LBFGS_DRAWS
 
     def one(arguments: tuple) -> tuple:
         rate, seed = arguments
@@ -62,12 +64,11 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
 
         def step(t: jax.Array, carry: tuple) -> tuple:
             q, state, gradients, skipped = carry
-            step_key = jax.random.fold_in(key, 0 if method.lbfgs else t)
-            loss = Oracle(
-                lambda q: problem.loss(q, step_key, draws),
-                fresh=lambda other: Oracle(lambda q: problem.loss(q, other, draws)),
-            )
+            step_key = jax.random.fold_in(key, t)
+            loss = Oracle(lambda q: problem.loss(q, step_key))
             if method.lbfgs:
+                draws = LBFGS_DRAWS * problem.draws
+                loss = Oracle(lambda q: problem.sample_average(q, key, draws))
                 value, grads = optax.value_and_grad_from_state(loss)(q, state=state)
             else:
                 value, grads = loss.value_and_grad(q)
@@ -79,7 +80,7 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
             kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), (new, new_state), (q, state))
             if method.lbfgs:
                 info = optax.tree.get(new_state, "info")
-                gradients += info.num_linesearch_steps * (draws / problem.draws)
+                gradients += info.num_linesearch_steps * _lbfgs_cost(problem)
             return (*kept, gradients, skipped + ~good)
 
         def segment(carry: tuple, start: jax.Array) -> tuple:
@@ -103,7 +104,7 @@ def measure(problem: Problem, method: Method) -> dict | None:
         return None
     cost = method.cost(parameters)
     if method.lbfgs and not problem.fixed:
-        cost = 1.25 * LBFGS_DRAWS  # about five evaluations in four iterations
+        cost = 1.25 * _lbfgs_cost(problem)  # about five evaluations in four iterations
     steps = max(SEGMENTS, int(problem.steps / cost) // SEGMENTS * SEGMENTS)
     arguments = jnp.ones(RATES), jnp.asarray(SEEDS)
     before = time.process_time()

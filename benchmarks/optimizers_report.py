@@ -163,9 +163,9 @@ def figure(results: dict, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = min(4, len(results))
+    columns = min(3, len(results))
     rows = -(-len(results) // columns)
-    shape = {"figsize": (3.6 * columns, 2.9 * rows), "squeeze": False}
+    shape = {"figsize": (4 * columns, 2.7 * rows), "squeeze": False}
     picture, axes = plt.subplots(rows, columns, **shape)
     lines = {}
     for axis, (name, problem) in zip(axes.flat, results.items(), strict=False):
@@ -187,7 +187,7 @@ def figure(results: dict, path: pathlib.Path) -> None:
         axis.set_xlabel("gradients")
     picture.legend(lines.values(), lines.keys(), loc="lower center", ncols=4, fontsize=8)
     picture.tight_layout(rect=(0, 0.1, 1, 1))
-    picture.savefig(path, dpi=110)
+    picture.savefig(path, dpi=90)
     plt.close(picture)
 
 

@@ -32,12 +32,17 @@ class Problem(NamedTuple):
     steps: int
     eval_draws: int
     fixed: bool = False  # whether the draws are the same at every step
+    batches: float = 1.0  # minibatches that make up the data
 
-    def loss(self, q: Any, key: jax.Array, draws: int | None = None) -> jax.Array:
+    def loss(self, q: Any, key: jax.Array) -> jax.Array:
         """The negative ELBO estimated with the randomness of ``key``, in nats."""
         key = jax.random.key(0, impl="rbg") if self.fixed else key
-        noise = q.noise(key, draws or self.draws)
+        noise = q.noise(key, self.draws)
         return self.from_noise(q, noise, jax.random.fold_in(key, 1))
+
+    def sample_average(self, q: Any, key: jax.Array, draws: int) -> jax.Array:
+        """The loss of all data at draws that the key fixes, for methods that need one function."""
+        return self.loss(q, key) if self.fixed else self.from_noise(q, q.noise(key, draws), None)
 
     def from_noise(self, q: Any, noise: jax.Array, key: jax.Array | None) -> jax.Array:
         """The negative ELBO at given unit normal draws."""
@@ -184,6 +189,7 @@ def problems(*, quick: bool = False) -> dict[str, Problem]:
         "network": Problem(
             "mean-field, Bayesian neural network, 442 patients (real data), minibatch 100, D = 98",
             *(_network(), _small_start, 4, 2000, 256),
+            batches=4.42,
         ),
         "cancer_fixed": Problem(
             "mean-field, logistic regression, 32 fixed draws, D = 31",

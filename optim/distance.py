@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -58,8 +57,7 @@ def _transformation(
         root = jnp.hypot(state.root, weight * measure(updates, dtype))
         rate = jnp.where(root > 0, weight * distance / jnp.where(root > 0, root, 1), 0)
         leaves, structure = jax.tree.flatten(updates)
-        rates = np.broadcast_to(np.arange(len(rate)), len(leaves))
-        steps = [-rate[k] * g.astype(dtype) for k, g in zip(rates, leaves, strict=True)]
+        steps = [-rate[i if layerwise else 0] * g.astype(dtype) for i, g in enumerate(leaves)]
         steps = cast_like(jax.tree.unflatten(structure, steps), params)
         return steps, DistanceState(state.start, distance, root)
 
