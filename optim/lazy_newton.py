@@ -156,8 +156,8 @@ def lazy_newton(
             _, smoothness, tries, _ = carry
             s, damping = direction(smoothness)
             new = at.oracle.grad(at.x - s)
-            accepted = 4 * damping * (new @ s) >= new @ new
-            smoothness = jnp.maximum(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST)
+            accepted = (4 * damping * (new @ s) >= new @ new) | ~jnp.any(g)
+            smoothness = jnp.clip(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST, 1 / _LEAST)
             return s, smoothness, tries + 1, accepted
 
         start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
@@ -171,7 +171,8 @@ def lazy_newton(
     )
 
 
-_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled
+_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled,
+# and one doubled where nothing is finite be halved
 
 
 def _over(c: Array, denominator: Array) -> Array:
