@@ -67,7 +67,10 @@ def lazy_newton(
     that the Hessian does not share the gradient's sample (``curvature``) and is averaged. The
     test then keeps λ above the sampling error of a Hessian: with few draws and many parameters
     steps are shorter than they need be. Without ``adaptive``, "gradient" diverged on two of two
-    Gaussian variational families whose scale started far from the optimum.
+    Gaussian variational families whose scale started far from the optimum. With the defaults it
+    came within 0.6 nats of the best of several methods on four of five variational problems in
+    1000 steps (one seed), and was 50 nats behind on the fifth, a Student-t distribution whose mode
+    is 90 from the start.
     Under `jax.vmap` both sides of a condition are computed, so the Hessian is at every step.
 
     Args:
@@ -156,8 +159,8 @@ def lazy_newton(
             _, smoothness, tries, _ = carry
             s, damping = direction(smoothness)
             new = at.oracle.grad(at.x - s)
-            accepted = 4 * damping * (new @ s) >= new @ new
-            smoothness = jnp.maximum(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST)
+            accepted = (4 * damping * (new @ s) >= new @ new) | ~jnp.any(g)
+            smoothness = jnp.clip(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST, 1 / _LEAST)
             return s, smoothness, tries + 1, accepted
 
         start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
@@ -171,7 +174,8 @@ def lazy_newton(
     )
 
 
-_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled
+_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled,
+# and one doubled where nothing is finite be halved
 
 
 def _over(c: Array, denominator: Array) -> Array:

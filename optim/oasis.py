@@ -107,7 +107,8 @@ def oasis(
         local = jnp.sqrt(jnp.sum(scale * moved**2)) / (2 * jnp.maximum(size, _TINY))
         local = jnp.where(size > 0, local, jnp.inf)
         rate = jnp.minimum(jnp.sqrt(1 + state.growth) * state.rate, local)
-        rate = jnp.where((at.count == 0) | (size == 0), state.rate, rate)
+        nothing = (at.count == 0) | (size == 0) | ~jnp.any(moved)
+        rate = jnp.where(nothing, state.rate, rate)
         growth = jnp.where(at.count == 0, _UNBOUNDED, rate / state.rate)
         return rate, growth
 
