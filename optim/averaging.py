@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from optim.flat import wide
+from optim.solution import eval_params
+from optim.tree import needs_params, wide
 
 
 class PolynomialAverageState(NamedTuple):
@@ -17,6 +18,11 @@ class PolynomialAverageState(NamedTuple):
     average: optax.Params  # at least float32, where parameters are floating
     inner: optax.OptState
 
+    @property
+    def solution(self) -> optax.Params:
+        """The average."""
+        return self.average
+
 
 def polynomial_average(
     inner: optax.GradientTransformation, power: float = 8.0
@@ -25,9 +31,10 @@ def polynomial_average(
 
     .. math:: \bar x_t = (1 - w_t)\,\bar x_{t-1} + w_t x_t, \qquad w_t = \frac{γ + 1}{γ + t}
 
-    with x_t the parameters after step t: the last 1/(γ + 1) of the steps get most of the
-    weight, whatever the number of steps. The updates are those of ``inner``, unchanged;
-    `average_params` gives the average. Reference: Shamir and Zhang (2013), "Stochastic gradient
+    with x_t the parameters after step t, or the solution there (`eval_params`) if ``inner`` has
+    its answer elsewhere: the last 1/(γ + 1) of the steps get most of the weight, whatever the
+    number of steps. The updates are those of ``inner``, unchanged; `average_params` gives the
+    average. Reference: Shamir and Zhang (2013), "Stochastic gradient
     descent for non-smooth optimization: convergence results and optimal averaging schemes",
     Section 4.
 
@@ -55,8 +62,7 @@ def polynomial_average(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PolynomialAverageState:
-        average = jax.tree.map(wide, params)
-        return PolynomialAverageState(jnp.zeros((), jnp.int32), average, inner.init(params))
+        return PolynomialAverageState(jnp.zeros((), jnp.int32), wide(params), inner.init(params))
 
     def update(
         updates: optax.Updates,
@@ -64,19 +70,16 @@ def polynomial_average(
         params: optax.Params | None = None,
         **extra: Any,
     ) -> tuple[optax.Updates, PolynomialAverageState]:
-        if params is None:
-            raise ValueError(
-                "polynomial_average: expected params in update(updates, state, params); got None."
-            )
+        params = needs_params("polynomial_average", params)
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
         count = jnp.asarray(optax.safe_increment(state.count))
         weight = (power + 1) / (power + count.astype(jnp.float32))
 
-        def mix(average: Array, x: Array, u: Array) -> Array:
-            new = wide(x) + wide(u)
+        def mix(average: Array, new: Array) -> Array:
             return average + weight.astype(average.dtype) * (new - average)
 
-        average = jax.tree.map(mix, state.average, params, updates)
+        moved = jax.tree.map(jnp.add, wide(params), wide(updates))
+        average = jax.tree.map(mix, state.average, wide(eval_params(inner_state, moved)))
         return updates, PolynomialAverageState(count, average, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

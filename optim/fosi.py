@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from optim.flat import ravel
 from optim.lanczos import lanczos
-from optim.vectors import Point, vector_transformation
+from optim.vectors import Point, limit_norm, vector_transformation
 
 
 class FosiState(NamedTuple):
@@ -33,6 +33,7 @@ def fosi(
     warmup: int | None = None,
     momentum: float = 0.9,
     floor: float = 1e-6,
+    max_change: float = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Split the space: Newton where curvature is extreme, a base optimizer elsewhere.
 
@@ -45,7 +46,8 @@ def fosi(
     Lanczos' iteration of 4 (num_largest + num_smallest) products every ``period`` steps, and b
     the updates of the base optimizer. What the base sees has the condition number of the rest of
     the spectrum. Eigenpairs are used from the step after they were measured; w is then projected
-    on the new space.
+    on the new space. Without the bound ``max_change`` it diverged on a hierarchical model, whose
+    curvature changes by orders of magnitude between measurements.
 
     Args:
       key: for the start of Lanczos' iteration; step t uses ``fold_in(key, t)``.
@@ -57,6 +59,7 @@ def fosi(
       warmup: the first step that measures; ``period`` if None. Until then all is the base's.
       momentum: β.
       floor: least |Λ|, as a share of the largest.
+      max_change: bound on the root mean square of the entries of α V |Λ|⁻¹ Vᵀ w.
 
     Returns:
       A transformation that needs ``params`` and ``value_fn``; extra arguments reach the base.
@@ -119,7 +122,8 @@ def fosi(
         )
         other = ravel(move)[0]
         rate = learning_rate(at.count) if callable(learning_rate) else learning_rate
-        direction = jnp.asarray(rate, g.dtype) * newton - (other - V.T @ (V @ other))
+        newton = limit_norm(jnp.asarray(rate, g.dtype) * newton, max_change * len(g) ** 0.5)
+        direction = newton - (other - V.T @ (V @ other))
         state = FosiState(state.values, V, average, base_state)
         due = (at.count >= first) & ((at.count - first) % period == 0)
         return direction, jax.lax.cond(due, lambda: measure(state, at), lambda: state)

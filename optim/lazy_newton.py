@@ -54,14 +54,23 @@ def lazy_newton(
       :math:`⟨g, s⟩ + \tfrac12 ⟨\bar H s, s⟩ + \tfrac M6\|s\|^3`, which is the step above with the
       signed Hessian and :math:`λ = \tfrac M2\|s\|`.
 
-    If ``adaptive``, M is doubled until :math:`f(x) - f(x^+) \ge \|g^+\|^2 / (8 λ)`, at the same
-    randomness (for "cubic", :math:`\ge M \|s\|^3 / 12`), and halved after every step; if no try
-    is accepted, the step is zero. :math:`\bar H` is an exponential average of the Hessians,
+    If ``adaptive``, M is doubled until :math:`⟨g^+, x - x^+⟩ \ge \|g^+\|^2 / (4 λ)`, with
+    :math:`g^+` the gradient at the trial point and the same randomness, and halved after every
+    step; if no try is accepted, the step is zero. A test of gradients, unlike one of losses, also
+    holds where a stochastic gradient is not the derivative of the sampled loss, and does not
+    suffer from rounding; where the loss is convex it implies that the loss falls by as much.
+    :math:`\bar H` is an exponential average of the Hessians,
     kept as its eigendecomposition, so that a step costs O(D²) whatever λ is. |H| is H
     with the absolute values of its eigenvalues: H itself where the loss is convex.
 
     The first two references assume exact gradients. With noise, what makes the method work is
-    that the Hessian does not share the gradient's sample (``curvature``) and is averaged.
+    that the Hessian does not share the gradient's sample (``curvature``) and is averaged. The
+    test then keeps λ above the sampling error of a Hessian: with few draws and many parameters
+    steps are shorter than they need be. Without ``adaptive``, "gradient" diverged on two of two
+    Gaussian variational families whose scale started far from the optimum. With the defaults it
+    came within 0.6 nats of the best of several methods on four of five variational problems in
+    1000 steps (one seed), and was 50 nats behind on the fifth, a Student-t distribution whose mode
+    is 90 from the start.
     Under `jax.vmap` both sides of a condition are computed, so the Hessian is at every step.
 
     Args:
@@ -104,7 +113,8 @@ def lazy_newton(
     Reference: Doikov, Chayti and Jaggi (2023), "Second-order optimization with lazy Hessians",
     for the Hessian and the first two regularisations of exact gradients; Semenov, Jaggi and
     Doikov (2025), "Gradient-normalized smoothness for optimization with approximate Hessians",
-    for "radius" (there γ = 1/M) and the test. |H| and the average are ours.
+    for "radius" (there γ = 1/M); the test is that of Doikov, Mishchenko and Nesterov (2024),
+    "Super-universal regularized Newton method". |H| and the average are ours.
     """
     needs = check_curvature("lazy_newton", curvature, key)
     if regularization not in _DAMPING:
@@ -144,19 +154,13 @@ def lazy_newton(
         if not adaptive:
             s, _ = direction(state.smoothness)
             return s, LazyNewtonState(kept, state.smoothness, state.tries)
-        value = at.value()
-        slack = 10 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + 1)
 
         def attempt(carry: tuple) -> tuple:
             _, smoothness, tries, _ = carry
             s, damping = direction(smoothness)
-            new_value, new_grad = at.oracle.value_and_grad(at.x - s)
-            gain = value - new_value + slack
-            if regularization == "cubic":
-                accepted = gain >= smoothness * jnp.linalg.norm(s) ** 3 / 12
-            else:
-                accepted = 8 * damping * gain >= jnp.sum(new_grad**2)
-            smoothness = jnp.maximum(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST)
+            new = at.oracle.grad(at.x - s)
+            accepted = (4 * damping * (new @ s) >= new @ new) | ~jnp.any(g)
+            smoothness = jnp.clip(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST, 1 / _LEAST)
             return s, smoothness, tries + 1, accepted
 
         start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
@@ -170,7 +174,8 @@ def lazy_newton(
     )
 
 
-_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled
+_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled,
+# and one doubled where nothing is finite be halved
 
 
 def _over(c: Array, denominator: Array) -> Array:

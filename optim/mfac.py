@@ -44,9 +44,8 @@ def mfac(
 
     The empirical Fisher matrix is not the Hessian. Of a loss whose gradients are mostly noise it
     is the covariance of the noise; of one without noise it vanishes at the optimum, where steps
-    of a constant rate cycle until ``damping`` takes over. In a comparison on Gaussian
-    variational families it stayed behind Adam, and with a damping of 1e-2 in absolute units and
-    no momentum far behind.
+    of a constant rate cycle until ``damping`` takes over. With one-sample gradients of five
+    variational problems, a rate of 0.01 and 1000 steps it was the slowest method of a comparison.
 
     Args:
       learning_rate: ρ, a number or a schedule.

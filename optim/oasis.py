@@ -34,7 +34,7 @@ def oasis(
     num_probes: int = 8,
     momentum: float = 0.9,
     initial_rate: float = 1e-2,
-    max_change: float = 1.0,
+    max_change: float = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Steps scaled by an average diagonal of the Hessian, of a length that needs no tuning.
 
@@ -56,7 +56,10 @@ def oasis(
     free of its bias to zero, α is relative to the mean of |D|, so that the method does not
     change with the units of the loss, and gradients are averaged (m).
 
-    With noise, η does not fall: average the iterates.
+    With noise, η does not fall: average the iterates. With the defaults it came within 0.8
+    nats of the best of several methods on three of five variational problems in 1000 steps, and
+    was still far away on two that start hundreds of ``max_change`` from their optimum. With a
+    bound of 1 it diverged on two of the three.
 
     Args:
       key: for the probes; step t uses ``fold_in(key, t)``.
@@ -83,7 +86,7 @@ def oasis(
       >>> optimizer = oasis(jax.random.key(0))
       >>> step, x = jax.jit(make_step(lambda key: Oracle(loss), optimizer)), jnp.ones(2)
       >>> state = optimizer.init(x)
-      >>> for t in range(100):
+      >>> for t in range(200):
       ...     x, state, value = step(jax.random.key(t), x, state)
       >>> bool(value < 1e-3)
       True
@@ -91,7 +94,6 @@ def oasis(
     Reference: Jahani, Rusakov, Shi, Richtárik, Mahoney and Takáč (2022), "Doubly adaptive scaled
     algorithm for machine learning using second-order information", Algorithm 1.
     """
-    adaptive = learning_rate is None
 
     def init(x: Float[Array, " D"], _: Callable) -> OasisState:
         zero = jnp.zeros_like(x)
@@ -105,7 +107,8 @@ def oasis(
         local = jnp.sqrt(jnp.sum(scale * moved**2)) / (2 * jnp.maximum(size, _TINY))
         local = jnp.where(size > 0, local, jnp.inf)
         rate = jnp.minimum(jnp.sqrt(1 + state.growth) * state.rate, local)
-        rate = jnp.where((at.count == 0) | (size == 0), state.rate, rate)
+        nothing = (at.count == 0) | (size == 0) | ~jnp.any(moved)
+        rate = jnp.where(nothing, state.rate, rate)
         growth = jnp.where(at.count == 0, _UNBOUNDED, rate / state.rate)
         return rate, growth
 
@@ -116,15 +119,18 @@ def oasis(
         diagonal = state.diagonal + weight * (measured - state.diagonal)
         scale = jnp.abs(jnp.where(at.count == 0, diagonal, state.diagonal))
         scale = jnp.maximum(scale, jnp.maximum(floor * jnp.mean(scale), _TINY))
-        rate, growth = adapted(g, scale, state, at) if adaptive else (state.rate, state.growth)
+        rate, growth = state.rate, state.growth
+        if learning_rate is None:
+            rate, growth = adapted(g, scale, state, at)
+        elif callable(learning_rate):
+            rate = jnp.asarray(learning_rate(at.count), g.dtype)
+        else:
+            rate = jnp.asarray(learning_rate, g.dtype)
         average, mean = momentum_average(state.momentum, g, momentum, at.count)
-        direction = (rate if adaptive else 1.0) * mean / scale
-        direction = limit_norm(direction, max_change * len(g) ** 0.5)
+        direction = limit_norm(rate * mean / scale, max_change * len(g) ** 0.5)
         return direction, OasisState(diagonal, average, at.x, rate, growth)
 
-    return vector_transformation(
-        "oasis", init, step, 1.0 if adaptive else learning_rate, compares_values=adaptive
-    )
+    return vector_transformation("oasis", init, step, compares_values=learning_rate is None)
 
 
 _TINY = 1e-30

@@ -18,7 +18,7 @@ import vi
 from optim import polynomial_average
 from tests import models
 from vi import gaussian
-from vi.families.scale import LowRankScale
+from vi.families.scale import DenseScale, LowRankScale
 
 DIM = 3
 
@@ -37,6 +37,11 @@ def _low_rank(loc: Any) -> vi.Gaussian:
 
 def _mixture(loc: Any) -> vi.Mixture:
     return vi.mixture([vi.full_rank(DIM, loc=loc), vi.full_rank(DIM, loc=-loc)], [0.3, 0.7])
+
+
+def _bures_wasserstein_adam(learning_rate: Any) -> Any:
+    full_rank = vi.Gaussian(optim.Euclidean(), DenseScale(optim.BuresWassersteinRoot()))
+    return optim.riemannian_adam(learning_rate, full_rank)
 
 
 # A family from its location, of shape (DIM,), whose dtype it keeps.
@@ -83,6 +88,10 @@ class Optimizer(NamedTuple):
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "polynomial_average": Optimizer(lambda: polynomial_average(optax.adam(0.05))),
+    "a_dog": Optimizer(optim.a_dog),
+    "normalized_a_dog_averaged": Optimizer(lambda: polynomial_average(optim.a_dog(normalize=True))),
+    "dowg_averaged": Optimizer(lambda: polynomial_average(optim.dowg())),
+    "riemannian_adam": Optimizer(lambda: _bures_wasserstein_adam(0.05)),
     "natural_gradient": Optimizer(lambda: gaussian.natural_gradient(0.3), "spherical_radial"),
     "natural_gradient_mean_field": Optimizer(
         lambda: gaussian.natural_gradient(0.3), "spherical_radial", "mean_field"
@@ -90,6 +99,59 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "forward_backward": Optimizer(lambda: gaussian.forward_backward(0.1), "bonnet_price"),
     "bures_wasserstein": Optimizer(lambda: gaussian.bures_wasserstein(0.02), "bonnet_price"),
     "batch_and_match": Optimizer(lambda: gaussian.batch_and_match(1.0), "score_sample"),
+}
+
+
+class TreeOptimizer(NamedTuple):
+    """An optimizer of any parameter tree; see `test_optim_contracts`."""
+
+    make: Callable  # of its numbers
+    numbers: dict[str, float] = {}  # hyperparameters to be injected  # noqa: RUF012
+    steps: int = 200  # on a quadratic of condition 10 in a unit ball ...
+    ratio: float = 1e-2  # ... in which the loss goes down by this at least
+
+
+TREE_OPTIMIZERS: dict[str, TreeOptimizer] = {
+    "dog": TreeOptimizer(optim.dog, {"initial_distance": 1e-4}),
+    "layerwise_dog": TreeOptimizer(optim.layerwise_dog, {"initial_distance": 1e-4}),
+    "dowg": TreeOptimizer(optim.dowg, {"initial_distance": 1e-4}),
+    "a_dog": TreeOptimizer(optim.a_dog, {"initial_distance": 1e-4}, ratio=1e-3),
+    "normalized_a_dog": TreeOptimizer(
+        lambda initial_distance: optim.a_dog(initial_distance, normalize=True),
+        {"initial_distance": 1e-4},
+        ratio=1e-3,
+    ),
+    "normalized_momentum": TreeOptimizer(
+        optim.normalized_momentum, {"learning_rate": 0.05, "decay": 0.9}
+    ),
+    "norm_power_momentum": TreeOptimizer(
+        lambda learning_rate: optim.normalized_momentum(learning_rate, power=0.5),
+        {"learning_rate": 0.1},
+    ),
+    "nigt": TreeOptimizer(optim.nigt, {"learning_rate": 0.05, "decay": 0.9}),
+    "norm_power": TreeOptimizer(
+        lambda power: optax.chain(optim.scale_by_norm_power(power), optax.scale(-0.1)),
+        {"power": 0.5},
+    ),
+    "clip_by_ema_norm": TreeOptimizer(
+        lambda factor: optax.chain(optim.clip_by_ema_norm(factor), optax.sgd(0.5)),
+        {"factor": 2.0},
+    ),
+    "riemannian_adam": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_adam(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.05},
+    ),
+    "riemannian_amsgrad": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_amsgrad(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.05},
+    ),
+    "riemannian_adagrad": TreeOptimizer(
+        lambda learning_rate: optim.riemannian_adagrad(learning_rate, optim.Euclidean()),
+        {"learning_rate": 0.2},
+    ),
+    "polynomial_average": TreeOptimizer(
+        lambda power: polynomial_average(optax.sgd(0.5), power), {"power": 8.0}
+    ),
 }
 
 

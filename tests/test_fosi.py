@@ -13,11 +13,15 @@ KEY = jax.random.key(1)
 QUADRATIC = lambda x: 0.5 * x @ jnp.asarray(INDEFINITE) @ x
 
 
-@pytest.mark.parametrize(("largest", "smallest"), [(1, 0), (1, 1), (4, 0)])
-def test_is_its_formula(largest, smallest, x64):
+@pytest.mark.parametrize(
+    ("largest", "smallest", "cap"), [(1, 0, 9.0), (1, 1, 9.0), (4, 0, 9.0), (1, 1, 0.05)]
+)
+def test_is_its_formula(largest, smallest, cap, x64):
     """Momentum as base; measured after steps 1 and 4, used from the next."""
     options = {"num_largest": largest, "num_smallest": smallest, "period": 3, "warmup": 1}
-    optimizer = fosi(KEY, optax.sgd(0.05, momentum=0.7), 0.4, momentum=0.6, **options)
+    optimizer = fosi(
+        KEY, optax.sgd(0.05, momentum=0.7), 0.4, momentum=0.6, max_change=cap, **options
+    )
     found = iterates(optimizer, lambda t: Oracle(QUADRATIC), jnp.asarray(START), 7)
     values, vectors = np.linalg.eigh(INDEFINITE)
     chosen = list(range(4 - largest, 4)) + list(range(smallest))
@@ -28,7 +32,9 @@ def test_is_its_formula(largest, smallest, x64):
         w = 0.6 * w + 0.4 * inside
         trace = 0.7 * trace + g - inside
         other = -0.05 * trace
-        x = x - 0.4 * V @ ((V.T @ w) / np.abs(lam)) + other - V @ (V.T @ other)
+        newton = 0.4 * V @ ((V.T @ w) / np.abs(lam))
+        newton *= min(1, 2 * cap / max(np.linalg.norm(newton), 1e-300))
+        x = x - newton + other - V @ (V.T @ other)
         if t in (1, 4):
             V, lam = vectors[:, chosen], values[chosen]
             w = V @ (V.T @ w)
@@ -62,7 +68,7 @@ def test_conditioning_of_the_base_is_that_of_the_rest():
     start = jnp.ones(5)
     plain = iterates(optax.sgd(1.5e-4), lambda t: f, start, 100)[-1][0]
     split = iterates(
-        fosi(KEY, optax.sgd(0.5), 1.0, num_largest=2, warmup=0, momentum=0.0),
+        fosi(KEY, optax.sgd(0.5), 1.0, num_largest=2, warmup=0, momentum=0.0, max_change=1e3),
         lambda t: f,
         start * 1e-4,
         100,

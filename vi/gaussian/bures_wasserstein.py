@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from optim.roots import lower_root, unwhitened
 from vi.families.gaussian import Gaussian
 from vi.gaussian.root import BlockRoot, DenseRoot, DiagonalRoot, Root
 from vi.gaussian.whitening import replace, updates, whiten
@@ -25,8 +26,7 @@ def _hessian(root: DenseRoot | DiagonalRoot, excess: Any) -> Array:
     if isinstance(root, DiagonalRoot):
         return (excess.diagonal + 1) / root.diagonal**2
     curvature = excess.matrix + jnp.eye(len(excess.matrix), dtype=excess.matrix.dtype)
-    half = jax.scipy.linalg.solve_triangular(root.matrix.T, curvature, lower=False)
-    return jax.scipy.linalg.solve_triangular(root.matrix.T, half.T, lower=False)
+    return unwhitened(root.matrix, curvature)
 
 
 def _largest(hessian: Array) -> Array:
@@ -90,7 +90,7 @@ def _forward_backward(root: Array, hessian: Array, rate: Array) -> Array:
     values, vectors = jnp.linalg.eigh(forward @ forward.T)
     values = jnp.maximum(values, 0)
     moved = 0.5 * (values + 2 * rate + jnp.sqrt(values * (values + 4 * rate)))
-    return _triangular(vectors * jnp.sqrt(moved))
+    return lower_root(vectors * jnp.sqrt(moved))
 
 
 def _gradient_descent(root: Array, hessian: Array, rate: Array) -> Array:
@@ -98,12 +98,7 @@ def _gradient_descent(root: Array, hessian: Array, rate: Array) -> Array:
         return (1 - rate * (hessian - 1 / root**2)) * root
     eye = jnp.eye(root.shape[0], dtype=root.dtype)
     inverse_transpose = jax.scipy.linalg.solve_triangular(root, eye, lower=True).T
-    return _triangular(root - rate * hessian @ root + rate * inverse_transpose)
-
-
-def _triangular(root: Array) -> Array:
-    upper = jnp.linalg.qr(root.T, mode="r")
-    return (upper * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
+    return lower_root(root - rate * hessian @ root + rate * inverse_transpose)
 
 
 def forward_backward(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from optim.roots import whitened_gradient
 from vi.families.gaussian import Gaussian
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale
 from vi.gaussian.root import BlockRoot, DenseRoot, DiagonalRoot
@@ -71,8 +72,7 @@ def whiten(q: Gaussian, grads: Any, owner: str) -> tuple[Any, Array, Any]:
 
 
 def _dense_excess(root: DenseRoot, gradient: Array) -> DenseRoot:
-    lower = jnp.tril(root.matrix.T @ jnp.tril(gradient))
-    return DenseRoot(lower + jnp.tril(lower, -1).T)
+    return DenseRoot(whitened_gradient(root.matrix, gradient))
 
 
 def replace(loc: Array, root: Any) -> Gaussian:

@@ -1,0 +1,183 @@
+"""Optimizers on variational problems: who gets how far, with how many gradients and CPU seconds.
+
+    python -m benchmarks.optimizers [--quick] [--out FILE.json] [--docs FOLDER]
+
+Every method with a learning rate has it chosen from five, by the median final loss over tuning
+seeds; what is reported is from other seeds. Methods without one are run as they are. A method is
+compiled once for a problem, with learning rates and seeds as arguments, and its runs follow each
+other on one thread, so that CPU time is that of one run. L-BFGS minimises the loss of all data at
+fixed draws, sixteen times as many as a stochastic gradient has, and is charged for them. Results
+are written as they come: a run that was stopped goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.methods import METHODS, QUICK, Method
+from benchmarks.problems import Problem, problems
+from optim import Oracle, eval_params
+
+SEGMENTS = 20  # of a budget, at whose ends the loss is evaluated
+RATES = 5
+TUNING_SEEDS = (101, 102, 103)
+SEEDS = tuple(range(1, RATES + 1))  # as many as rates: one compiled shape
+LBFGS_DRAWS = 16  # times those of a stochastic gradient
+
+
+def _finite(*trees: Any) -> jax.Array:
+    leaves = jax.tree.leaves(trees)
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def _lbfgs_cost(problem: Problem) -> float:
+    """Stochastic gradients that one of the sample average costs."""
+    return 1.0 if problem.fixed else LBFGS_DRAWS * problem.batches
+
+
+def runner(problem: Problem, method: Method, steps: int) -> Any:
+    """A function of rates and seeds that gives losses, gradients and skipped steps.
+
+    It takes ``method.extend`` times as many steps as given, which are those of the budget.
+
+    A step whose loss, gradient or result is not finite is skipped and counted, as in `vi.fit`.
+    """
+    length = steps // SEGMENTS
+
+    def one(arguments: tuple) -> tuple:
+        rate, seed = arguments
+        key = jax.random.key(seed, impl="rbg")
+        optimizer = optax.with_extra_args_support(method.make(rate, steps))
+        q = problem.start()
+
+        def step(t: jax.Array, carry: tuple) -> tuple:
+            q, state, gradients, skipped = carry
+            step_key = jax.random.fold_in(key, t)
+            loss = Oracle(lambda q: problem.loss(q, step_key))
+            if method.lbfgs:
+                draws = LBFGS_DRAWS * problem.draws
+                loss = Oracle(lambda q: problem.sample_average(q, key, draws))
+                value, grads = optax.value_and_grad_from_state(loss)(q, state=state)
+            else:
+                value, grads = loss.value_and_grad(q)
+            updates, new_state = optimizer.update(
+                grads, state, q, value=value, grad=grads, value_fn=loss
+            )
+            new = optax.apply_updates(q, updates)
+            good = _finite(value, grads, new)
+            kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), (new, new_state), (q, state))
+            if method.lbfgs:
+                info = optax.tree.get(new_state, "info")
+                gradients += info.num_linesearch_steps * _lbfgs_cost(problem)
+            return (*kept, gradients, skipped + ~good)
+
+        def segment(carry: tuple, start: jax.Array) -> tuple:
+            carry = jax.lax.fori_loop(start, start + length, step, carry)
+            q, state, gradients, _ = carry
+            return carry, (problem.evaluate(eval_params(state, q)), gradients)
+
+        state = optimizer.init(q)
+        starts = jnp.arange(SEGMENTS * method.extend) * length
+        carry = (q, state, jnp.zeros(()), jnp.zeros((), jnp.int32))
+        carry, (losses, gradients) = jax.lax.scan(segment, carry, starts)
+        return losses, gradients, carry[3]
+
+    return jax.jit(lambda rates, seeds: jax.lax.map(one, (rates, seeds)))
+
+
+def measure(problem: Problem, method: Method) -> dict | None:
+    """Tune if there is anything to tune, run the seeds, and take the time."""
+    parameters = sum(x.size for x in jax.tree.leaves(problem.start()))
+    if not method.applies(problem, parameters):
+        return None
+    cost = method.cost(parameters)
+    if method.lbfgs and not problem.fixed:
+        cost = 1.25 * _lbfgs_cost(problem)  # about five evaluations in four iterations
+    steps = max(SEGMENTS, int(problem.steps / cost) // SEGMENTS * SEGMENTS)
+    arguments = jnp.ones(RATES), jnp.asarray(SEEDS)
+    before = time.process_time()
+    run = runner(problem, method, steps).lower(*arguments).compile()
+    compile_seconds = time.process_time() - before
+
+    tuning = {}
+    rate = method.rates[0] if method.rates else None
+    if len(method.rates) > 1:
+        finals = [
+            np.asarray(run(jnp.asarray(method.rates), jnp.full(RATES, seed))[0])[:, SEGMENTS - 1]
+            for seed in TUNING_SEEDS
+        ]
+        medians = np.median(np.nan_to_num(finals, nan=np.inf, posinf=np.inf), axis=0)
+        rate = method.rates[int(np.argmin(medians))]
+        tuning = {"rates": method.rates, "final": medians.tolist()}
+    before = time.process_time()
+    losses, counted, skipped = map(
+        np.asarray, run(jnp.full(RATES, rate or 1.0), jnp.asarray(SEEDS))
+    )
+    seconds = (time.process_time() - before) / RATES
+    ends = np.arange(1, SEGMENTS * method.extend + 1) * cost * steps / SEGMENTS
+    gradients = counted if method.lbfgs else np.tile(ends, (RATES, 1))
+    return {
+        "label": method.label,
+        "tuned": len(method.rates) > 1,
+        "rate": rate,
+        "tuning": tuning,
+        "steps": steps * method.extend,
+        "gradients": gradients.tolist(),
+        "losses": losses.tolist(),
+        "skipped": skipped.tolist(),
+        "cpu_seconds": seconds,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def main(out: pathlib.Path, docs: pathlib.Path | None, *, quick: bool = False) -> dict:
+    """Measure what is not in ``out`` yet; write table and figure under ``docs``."""
+    from benchmarks import optimizers_report
+
+    results = json.loads(out.read_text()) if out.exists() else {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name, problem in problems(quick=quick).items():
+        done = results.setdefault(
+            name, {"about": problem.about, "budget": problem.steps, "methods": {}}
+        )["methods"]
+        for key, method in METHODS.items():
+            if key in done or (quick and key not in QUICK):
+                continue
+            before = time.process_time()
+            done[key] = measure(problem, method)
+            partial = out.with_suffix(".partial")
+            partial.write_text(json.dumps(results))
+            partial.replace(out)
+            if done[key]:
+                final = np.median(optimizers_report.final(problem.steps, done[key]))
+                spent = time.process_time() - before
+                print(f"{name:15s} {key:20s} {final:14.4f}  {spent:6.1f} CPU s", flush=True)
+    for problem in results.values():  # in one order, whatever was measured when
+        done = problem["methods"]
+        problem["methods"] = {key: done[key] for key in METHODS if key in done}
+    if docs is not None:
+        optimizers_report.write(results, docs)
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two small problems, under a minute")
+    parser.add_argument("--out", type=pathlib.Path, default=None)
+    parser.add_argument("--docs", type=pathlib.Path, default=None)
+    options = parser.parse_args()
+    stem = "bench_optimizers_quick" if options.quick else "bench_optimizers"
+    docs = options.docs or pathlib.Path("out" if options.quick else "docs/generated")
+    main(options.out or pathlib.Path("out") / f"{stem}.json", docs, quick=options.quick)

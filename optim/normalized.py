@@ -1,0 +1,194 @@
+"""Steps whose length does not depend on the gradient's, or less: normalised momentum and NIGT."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from optim.tree import cast_like, needs_params, norm, wide
+
+
+def _scaled(tree: Any, power: float) -> Any:
+    """The tree, widened and divided by its norm to a power; zero stays zero."""
+    tree = wide(tree)
+    size = norm(tree)
+    factor = jnp.where(size > 0, jnp.where(size > 0, size, 1) ** -power, 0)
+    return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
+
+
+def scale_by_norm_power(power: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    r"""Divide the update by a power of its norm.
+
+    .. math:: g \mapsto g / ‖g‖^{β}
+
+    With steps of this, gradient descent converges where the curvature grows with the gradient
+    as ‖∇f‖^α, α ≤ β, and plain descent diverges; β = 1 is normalised descent. The norm is over
+    all leaves and in at least float32. Where the norm is zero so is the result;
+    ``optax.normalize_by_update_norm`` is β = 1 with an ε.
+
+    Args:
+      power: β, from 0 (nothing changes) to 1.
+
+    Returns:
+      A stateless transformation; it keeps the sign.
+
+    Complexity:
+      O(D).
+
+    Reference:
+      Chen, Zhou, Liang and Lu (2023), "Generalized-smooth nonconvex optimization is as efficient
+      as smooth nonconvex optimization", Algorithm 1 (β-GD).
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra
+        return cast_like(_scaled(updates, power), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+class MomentumState(NamedTuple):
+    """State of `normalized_momentum`."""
+
+    count: Int[Array, ""]
+    momentum: optax.Updates  # at least float32
+
+
+def normalized_momentum(
+    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9, *, power: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Descent along a running mean of gradients, divided by its norm or a power of it.
+
+    .. math:: m_t = β m_{t-1} + (1 - β) g_t, \quad m_1 = g_1, \qquad
+       x_{t+1} = x_t - η_t\, m_t / ‖m_t‖^{p}
+
+    At p = 1 every step has length η_t: the learning rate is in the units of the parameters, and
+    needs a schedule or an average of the iterates at the end. The mean is what makes
+    normalising sound: it converges under noise that one normalised gradient does not survive,
+    also noise that grows with the distance from the optimum, as that of variational objectives
+    does. At p < 1 it is norm-power momentum.
+
+    Args:
+      learning_rate: η, a number or an optax schedule.
+      decay: β.
+      power: p, in [0, 1].
+
+    Returns:
+      A transformation; its updates are descent steps.
+
+    Complexity:
+      One copy of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from optim import normalized_momentum
+      >>> optimizer, x = normalized_momentum(0.1), jnp.array([30.0, 40.0])
+      >>> state = optimizer.init(x)
+      >>> updates, state = optimizer.update(x, state, x)
+      >>> bool(jnp.allclose(updates, jnp.array([-0.06, -0.08])))
+      True
+
+    Reference:
+      Cutkosky and Mehta (2020), "Momentum improves normalized SGD"; they start from m_1 = g_1
+      as here.
+    """
+
+    def init(params: optax.Params) -> MomentumState:
+        momentum = jax.tree.map(jnp.zeros_like, wide(params))
+        return MomentumState(jnp.zeros((), jnp.int32), momentum)
+
+    def update(
+        updates: optax.Updates, state: MomentumState, params: Any = None, **extra: Any
+    ) -> tuple[optax.Updates, MomentumState]:
+        del params, extra
+        momentum = _running_mean(state, updates, decay)
+        steps = _times(_scaled(momentum, power), -_rate(learning_rate, state.count))
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return cast_like(steps, updates), MomentumState(count, momentum)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class TransportState(NamedTuple):
+    """State of `nigt`."""
+
+    count: Int[Array, ""]
+    momentum: optax.Updates  # at least float32
+    solution: optax.Params  # x_t; at least float32
+
+
+def nigt(
+    learning_rate: optax.ScalarOrSchedule, decay: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    r"""Normalised descent with implicit gradient transport.
+
+    .. math::
+
+       m_t = β m_{t-1} + (1 - β)\, g(\tilde x_t), \quad
+       x_{t+1} = x_t - η_t \frac{m_t}{‖m_t‖}, \quad
+       \tilde x_{t+1} = x_{t+1} + \frac{β}{1 - β}(x_{t+1} - x_t)
+
+    with m_1 = g_1. Gradients are wanted at x̃_t, which is what the loop calls ``params``; the
+    answer x_t is what `optim.eval_params` gives. Taken there, they make the running mean
+    unbiased where the Hessian is constant: for a quadratic without noise m_t is the gradient at
+    x_t exactly.
+
+    Args:
+      learning_rate: η, the length of a step, a number or an optax schedule.
+      decay: β < 1.
+
+    Returns:
+      A transformation that needs ``params``.
+
+    Raises:
+      ValueError: if ``update`` gets no ``params``.
+
+    Complexity:
+      Two copies of the parameters.
+
+    Reference:
+      Cutkosky and Mehta (2020), "Momentum improves normalized SGD", Algorithm 1 (NIGT).
+    """
+
+    def init(params: optax.Params) -> TransportState:
+        momentum = jax.tree.map(jnp.zeros_like, wide(params))
+        return TransportState(jnp.zeros((), jnp.int32), momentum, wide(params))
+
+    def update(
+        updates: optax.Updates,
+        state: TransportState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, TransportState]:
+        del extra
+        params = needs_params("nigt", params)
+        momentum = _running_mean(state, updates, decay)
+        move = _times(_scaled(momentum, 1.0), -_rate(learning_rate, state.count))
+        solution = jax.tree.map(jnp.add, state.solution, move)
+        ahead = decay / (1 - decay)
+        query = jax.tree.map(lambda x, u: x + ahead * u, solution, move)
+        steps = jax.tree.map(jnp.subtract, query, wide(params))
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return cast_like(steps, params), TransportState(count, momentum, solution)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _running_mean(
+    state: MomentumState | TransportState, gradient: optax.Updates, decay: float
+) -> optax.Updates:
+    keep = jnp.where(state.count == 0, 0.0, decay)
+    mix = lambda m, g: keep.astype(m.dtype) * m + (1 - keep).astype(m.dtype) * g
+    return jax.tree.map(mix, state.momentum, wide(gradient))
+
+
+def _rate(learning_rate: optax.ScalarOrSchedule, count: Array) -> Array:
+    return jnp.asarray(learning_rate(count) if callable(learning_rate) else learning_rate)
+
+
+def _times(tree: Any, factor: Array) -> Any:
+    return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)

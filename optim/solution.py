@@ -1,0 +1,54 @@
+"""Where the answer of an optimizer is, if it is not at its parameters."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optim.tree import cast_like
+
+
+def _holds(state: Any) -> bool:
+    return hasattr(type(state), "solution")
+
+
+def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    """The solution that an optimizer's state holds, in the dtypes of ``params``.
+
+    Averaging and accelerated methods want gradients at one point, ``params``, and have their
+    answer at another. Such states have a ``solution``, a tree like the parameters (those of
+    `polynomial_average`, `a_dog` and `nigt` do); it is found wherever it is within ``state``:
+    in a chain, or under ``optax.masked`` or ``optax.partition``, for the leaves they are in
+    charge of. Of nested ones the outermost counts.
+
+    Args:
+      state: the state of any optax transformation.
+      params: the current parameters.
+
+    Returns:
+      The solution; ``params`` itself where no part of the state has one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from optim import a_dog, eval_params
+      >>> optimizer, x = optax.chain(optax.clip(1.0), a_dog()), jnp.array([1.0, -1.0])
+      >>> state = optimizer.init(x)
+      >>> for _ in range(200):
+      ...     updates, state = optimizer.update(2 * x, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(jnp.all(jnp.abs(eval_params(state, x)) < 1e-2))
+      True
+    """
+    for part in jax.tree.leaves(state, is_leaf=_holds):
+        if _holds(part):
+            params = jax.tree.map(
+                lambda s, p: p if _masked(s) else cast_like(s, p),
+                part.solution,
+                params,
+                is_leaf=_masked,
+            )
+    return params
+
+
+def _masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
