@@ -1,5 +1,6 @@
 """One call from a model and its data to a posterior with a verdict."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -121,6 +122,7 @@ def fit(
         num_steps=num_steps, init=init, num_draws=num_draws, budget=budget, on_failure=on_failure,
     )  # fmt: skip
     options.check()
+    _check_names(model, options)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     clock = Clock()
     target = make_target(model, *args, **kwargs)
@@ -129,6 +131,20 @@ def fit(
     else:
         posterior, _ = fit_family(target, key, options, loop, clock)
     return _hand_over(posterior, on_failure)
+
+
+def _check_names(model: Any, options: FitOptions) -> None:
+    """Raise a `TypeError` if the model has a parameter of the name of an option that is given."""
+    try:
+        names = set(inspect.signature(model).parameters)
+    except (TypeError, ValueError):
+        return
+    clash = sorted(names & {*options.given(), "key"} - {"on_failure"})
+    if clash and not isinstance(model, Target):
+        raise TypeError(
+            f"vi.fit: expected options whose names are not also the model's; {clash} are both. Give "
+            "the model's with vi.target(model, ...) or functools.partial, and fit the result."
+        )
 
 
 def _hand_over(posterior: Posterior, on_failure: OnFailure) -> Posterior:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from vi.errors import NonFiniteTargetError
+from vi.errors import NonFiniteTargetError, TargetError, blame_model
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field
 from vi.gaussian.batch_and_match import ScoreSample
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
@@ -21,6 +21,7 @@ from vi.random import host_generator
 from vi.stochastic import StochasticRun
 from vi.targets import Target
 from vi.targets.nonfinite import explain
+from vi.targets.point import PointTarget
 
 PARTICLES = 10  # of the default objective
 LEARNING_RATE = 1e-2  # of the default optimizer
@@ -56,7 +57,7 @@ def plan(
                 "gradients a step, so the family is mean field; family='low_rank' keeps some "
                 "of the correlation."
             )
-    init = None if options.init is None else jax.jit(Target.unconstrain)(target, options.init)
+    init = _given(target, options)
     if family in _SECOND_ORDER and not options.stochastic and not target.subsampled:
         if family != "mean_field" and target.dim > 4 * MAX_DENSE:
             raise ValueError(
@@ -72,6 +73,26 @@ def plan(
     return _stochastic(target, key, options, family, init), notes
 
 
+def _given(target: Target, options: FitOptions) -> Array | None:
+    """The point to start from, if there is one.
+
+    Raises:
+      TargetError: if a value has another shape than its site, or lies outside its support.
+    """
+    if options.init is None:
+        return None
+    with blame_model("vi.fit(init=)", (options.init,), {}):
+        init = jax.jit(Target.unconstrain)(target, dict(options.init))
+    bad = np.flatnonzero(~np.isfinite(init))
+    if len(bad):
+        names = [target.layout.coordinate(int(i)) for i in bad[:5]]
+        raise TargetError(
+            f"vi.fit: expected values inside the supports of their sites in init; got values on or "
+            f"outside the edge for {names}. Choose values inside."
+        )
+    return init
+
+
 def _stochastic(
     target: Target, key: Array, options: FitOptions, family: Any, init: Array | None
 ) -> StochasticRun:
@@ -84,7 +105,8 @@ def _stochastic(
     elif optimizer is None:
         optimizer, decays = _adam(learning_rate=options.learning_rate or LEARNING_RATE), DECAYS
     cost = _gradients(estimator, q)
-    return StochasticRun(target, q, key, estimator, optimizer, options.num_steps, cost, decays)
+    aim = PointTarget(target) if isinstance(q, Delta) else target
+    return StochasticRun(aim, q, key, estimator, optimizer, options.num_steps, cost, decays)
 
 
 def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any:

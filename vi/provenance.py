@@ -4,6 +4,8 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,12 +38,42 @@ def data_digest(target: Target) -> str:
     """A digest of the target's data, to tell a fit from one to other data."""
     digest = hashlib.sha256()
     for leaf in target.data:
-        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(_bytes(leaf))
     return digest.hexdigest()[:16]
+
+
+def program_digest(function: Callable, *args: Any) -> str:
+    """A digest of what a function computes: its program for these arguments, and its constants.
+
+    Equal in another process; it changes with the code, with what the code reads, with shapes
+    and dtypes, and with the version of JAX.
+    """
+    program = jax.make_jaxpr(function)(*args)
+    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(program)).encode())
+    for constant in program.consts:
+        digest.update(_bytes(constant))
+    return digest.hexdigest()[:16]
+
+
+def tree_digest(tree: Any) -> str:
+    """A digest of the structure and the leaves of a pytree."""
+    digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
+    for leaf in jax.tree.leaves(tree):
+        digest.update(_bytes(leaf))
+    return digest.hexdigest()[:16]
+
+
+def model_digest(target: Any) -> str:
+    """A digest of a target's log density as a program: of the model, not of its data."""
+    z = jax.ShapeDtypeStruct((target.dim,), target.layout.dtype)
+    return program_digest(target.log_density, z)
+
+
+def _bytes(leaf: Any) -> bytes:
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    return f"{array.dtype}{array.shape}".encode() + array.tobytes()
 
 
 def provenance(target: Target, key: Array, options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from optim import Oracle, average_params, polynomial_average
 from vi.compile import quick_jit
 from vi.program import Objective, Pathwise, with_estimator
-from vi.provenance import data_digest, key_words
+from vi.provenance import data_digest, key_words, program_digest, tree_digest
 from vi.random import fast_key
 from vi.status import Status
 from vi.structural import structural_key
@@ -151,10 +151,18 @@ class StochasticRun:
             "sites": [list(self.target.layout.names), list(map(list, self.target.layout.shapes))],
             "data": data_digest(self.target),
             "key": key_words(self.key),
-            "family": type(self.q).__name__,
-            "estimator": getattr(self.estimator, "__qualname__", None) or repr(self.estimator),
+            "start": tree_digest((self.q, self.init(self.q))),
+            "program": self._program(),
             "num_steps": self.num_steps,
         }
+
+    def _program(self) -> str:
+        """A digest of model, family, objective, estimator and optimizer: of a chunk of steps."""
+        state = self.initial()
+        arrays = (state.step, state.q, state.optimizer, state.skips, state.status)
+        chunk = functools.partial(_chunk, self.optimizer)
+        steps = np.int32(self.num_steps)
+        return program_digest(chunk, fast_key(self.key), arrays, self.target, self.estimator, steps)
 
     def result(self, state: StochasticState) -> Any:
         """The averaged iterate."""

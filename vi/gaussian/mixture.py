@@ -24,7 +24,7 @@ from vi.families.scale import DenseScale
 from vi.gaussian import refine
 from vi.gaussian.root import DenseRoot
 from vi.gaussian.spherical import directions_of, estimate
-from vi.provenance import data_digest, key_words
+from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator
 from vi.status import Status
 from vi.targets import Target
@@ -153,6 +153,8 @@ class MixtureSolver:
             "kind": "mixture",
             "components": self.start.num_components,
             "data": data_digest(self.target),
+            "model": model_digest(self.target),
+            "start": tree_digest(self.start),
             "key": key_words(self.key),
         }
 

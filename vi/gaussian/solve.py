@@ -26,7 +26,7 @@ from vi.gaussian.spherical import directions_of
 from vi.gaussian.starts import STARTS, enough
 from vi.gaussian.stopping import Window, finished, step_tolerance
 from vi.gaussian.whitening import scale_of
-from vi.provenance import data_digest, key_words
+from vi.provenance import data_digest, key_words, model_digest
 from vi.random import host_generator
 from vi.status import Status
 from vi.targets import Target
@@ -191,6 +191,7 @@ class Solver:
             "structure": [self.structure, list(map(list, self.groups))],
             "sites": [list(layout.names), list(map(list, layout.shapes))],
             "data": data_digest(self.target),
+            "model": model_digest(self.target),
             "key": key_words(self.key),
             "starts": hashlib.sha256(self.locs.tobytes()).hexdigest()[:16],
         }

@@ -191,7 +191,7 @@ class Posterior:
         draw_key, predict_key = jax.random.split(key)
         latent = set(self.target.layout.names)
         draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
-        return Predictive(model, draws)(predict_key, *args, **kwargs)
+        return Predictive(self.target.with_bound(model), draws)(predict_key, *args, **kwargs)
 
     def _constrained(self, z: Array | np.ndarray) -> Draws:
         return jax.tree.map(np.asarray, _constrain(self.target, z))
@@ -352,6 +352,7 @@ class Posterior:
                 )
         q = saved.rebuild(meta["family"], leaves)
         draws, log_p, log_q, *history = map(np.asarray, leaves)
+        _check_density(path, target, draws, log_p)
         words = np.asarray(meta["key"], np.uint32)
         return cls(
             target=target,
@@ -364,4 +365,15 @@ class Posterior:
             rungs=tuple(meta["rungs"]),
             key=words,
             provenance=meta["provenance"],
+        )
+
+
+def _check_density(path: Any, target: Target, draws: np.ndarray, log_p: np.ndarray) -> None:
+    """Raise a `CheckpointError` if a target's density at saved draws is not the saved one."""
+    now = np.asarray(_log_density(target, draws[:8].astype(target.layout.dtype)), float)
+    if not np.allclose(now, log_p[:8], rtol=1e-3, atol=1e-2, equal_nan=True):
+        raise CheckpointError(
+            f"{path}: expected the model that the posterior was fitted to; its log density at the "
+            f"first saved draw was {log_p[0]:.6g}, and is {now[0]:.6g} with this one. Give the same "
+            "model, and the data that it reads."
         )

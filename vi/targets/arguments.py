@@ -6,18 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi.structural import structural_key
 
-class ByIdentity:
-    """Makes an unhashable object a static value: equal only to itself."""
+
+class Static:
+    """A value that is structure; equal to another of the same content (`structural_key`)."""
 
     def __init__(self, value: Any):
-        self.value = value
+        self.value = np.array(value) if isinstance(value, np.ndarray) else value
+        self._key = structural_key(self.value)
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, ByIdentity) and self.value is other.value
+        return isinstance(other, Static) and self._key == other._key
 
     def __hash__(self) -> int:
-        return id(self.value)
+        return hash(self._key)
 
 
 class _Data:
@@ -49,15 +52,7 @@ class Arguments:
           bake: treat data as structure too, for models that look at their data's values.
         """
         leaves, self.treedef = jax.tree.flatten((args, kwargs))
-        self.static = tuple(_DATA if is_data(x) and not bake else self._hashable(x) for x in leaves)
-
-    @staticmethod
-    def _hashable(leaf: Any) -> tuple:
-        try:
-            hash(leaf)
-        except TypeError:
-            leaf = ByIdentity(leaf)
-        return (type(leaf), leaf)
+        self.static = tuple(_DATA if is_data(x) and not bake else Static(x) for x in leaves)
 
     def data(self, args: tuple, kwargs: dict) -> list[jax.Array]:
         """The data leaves of a call of this structure, as JAX arrays."""
@@ -71,8 +66,7 @@ class Arguments:
         rest = iter(data)
         leaves = []
         for s in self.static:
-            value = next(rest) if isinstance(s, _Data) else s[1]
-            leaves.append(value.value if isinstance(value, ByIdentity) else value)
+            leaves.append(next(rest) if isinstance(s, _Data) else s.value)
         return jax.tree.unflatten(self.treedef, leaves)
 
     def __eq__(self, other: Any) -> bool:

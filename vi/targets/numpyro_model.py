@@ -18,6 +18,7 @@ from vi.errors import TargetError
 from vi.targets.arguments import Arguments
 from vi.targets.cost import count_operations
 from vi.targets.layout import Layout
+from vi.targets.running import RUNNING_A_MODEL
 
 Sites = dict[str, jax.Array]
 
@@ -54,10 +55,36 @@ class NumPyroModel:
             try:
                 self._settle(self._probe(data), data)
                 return
-            except (ValueError, TypeError):
-                self.all_rows = False  # the data are already a minibatch
+            except (ValueError, TypeError) as error:
+                self.all_rows = False
                 found = self._probe(data)
+                if self._reads_rows(data):
+                    raise TargetError(
+                        "vi.target: expected a model that runs for any number of rows of plate "
+                        f"{sorted(self.plates)}, since a fit is judged on all of them; with all "
+                        f"it raises {type(error).__name__}: {error} Take shapes from the indices "
+                        "that the plate gives rather than from subsample_size."
+                    ) from error
         self._settle(found, data)
+
+    def _reads_rows(self, data: list) -> bool:
+        """Whether the model uses the indices of its plates: then its data are all the rows."""
+
+        def run(rows: dict[str, jax.Array]) -> Any:
+            def fill(site: dict) -> jax.Array | None:
+                return rows.get(site["name"]) if site["type"] == "plate" else self._probe_site(site)
+
+            args, kwargs = self.arguments.join(data)
+            model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
+            sites = trace(model).get_trace(*args, **kwargs)
+            samples = [s for s in sites.values() if s["type"] == "sample"]
+            return [(s["value"], s["fn"].log_prob(s["value"])) for s in samples]
+
+        rows = {name: jnp.arange(batch) for name, (_, batch) in self.plates.items()}
+        jaxpr = jax.make_jaxpr(run)(rows).jaxpr
+        used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+        used |= {id(v) for v in jaxpr.outvars}
+        return any(id(v) in used for v in jaxpr.invars)
 
     def _settle(self, found: dict[str, tuple[int, ...]], data: list) -> None:
         names, shapes = tuple(found), tuple(found.values())
@@ -161,7 +188,8 @@ class NumPyroModel:
         model = seed(self.model, jax.random.key(0) if key is None else key)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            value, sites = log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
+            with RUNNING_A_MODEL:
+                value, sites = log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
         return jnp.asarray(value), sites
 
     def log_density(self, data: list, z: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -212,7 +240,8 @@ class NumPyroModel:
         model = substitute(seed(self.model, jax.random.key(0)), substitute_fn=fill)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            sites = trace(model).get_trace(*args, **kwargs)
+            with RUNNING_A_MODEL:
+                sites = trace(model).get_trace(*args, **kwargs)
         found = {
             n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]) for n in self.layout.names
         }

@@ -1,5 +1,6 @@
 """What is to be approximated: an unconstrained log density with its sites and data."""
 
+import dataclasses
 import functools
 import sys
 from collections import OrderedDict
@@ -12,9 +13,11 @@ from jaxtyping import Array, Float
 
 from vi.errors import LOOKS_AT_DATA, TargetError, blame_model, check_call
 from vi.module import module, static
+from vi.structural import structural_key
 from vi.targets.arguments import Arguments
 from vi.targets.density import PlainDensity
 from vi.targets.layout import Layout
+from vi.targets.running import RUNNING_A_MODEL
 
 _STRUCTURES: OrderedDict[tuple, Any] = OrderedDict()  # so that equal calls share compiled code
 _MAX_STRUCTURES = 256
@@ -30,6 +33,7 @@ class Target:
 
     data: list
     structure: Any = static()
+    bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))  # by functools.partial
 
     @property
     def layout(self) -> Layout:
@@ -88,6 +92,12 @@ class Target:
     def prior_point(self) -> Float[Array, " D"]:
         """The unconstrained vector of the prior means; zero where there is none."""
         return self.structure.prior_point(self.data)
+
+    def with_bound(self, model: Callable) -> Callable:
+        """The model with the arguments that `functools.partial` had bound to it."""
+        args, kwargs = self.structure.arguments.join(self.data)
+        count, names = self.bound
+        return functools.partial(model, *args[:count], **{name: kwargs[name] for name in names})
 
     def unconstrain(self, values: dict[str, Array]) -> Float[Array, " D"]:
         """The point ``z`` at which the latent sites have the given constrained values.
@@ -155,21 +165,37 @@ def target(model: Callable | Target, *args: Any, **kwargs: Any) -> Target:
                 f"got {len(args)} positional and {sorted(kwargs)}. Pass the model instead."
             )
         return model
+    count, names = 0, ()
     while isinstance(model, functools.partial):  # so that data bound by partial stay data
+        count, names = count + len(model.args), (*names, *model.keywords)
         args, kwargs = (*model.args, *args), {**model.keywords, **kwargs}
         model = model.func
     check_call(model, args, kwargs, "vi.target")
+    with RUNNING_A_MODEL:
+        try:
+            made = _build(model, args, kwargs, bake=False)
+        except LOOKS_AT_DATA:
+            made = _look_at_data(model, args, kwargs)
+    return dataclasses.replace(made, bound=(count, names)) if count or names else made
+
+
+def _look_at_data(model: Callable, args: tuple, kwargs: dict) -> Target:
+    """Compile a model for the values of its data, which it looks at."""
     try:
-        return _build(model, args, kwargs, bake=False)
-    except LOOKS_AT_DATA:
         return _build(model, args, kwargs, bake=True)
+    except LOOKS_AT_DATA as error:
+        raise TargetError(
+            "vi.target: expected a model that JAX can trace; it turns a random value into a NumPy "
+            f"array, number or condition ({str(error).splitlines()[0]}). Use jax.numpy in the "
+            "model, and pass arrays rather than pandas objects (series.to_numpy())."
+        ) from error
 
 
 def _build(model: Callable, args: tuple, kwargs: dict, *, bake: bool) -> Target:
     arguments = Arguments(args, kwargs, bake=bake)
     data = arguments.data(args, kwargs)
     shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in data)
-    key = (model, arguments, shapes, jnp.result_type(float))
+    key = (structural_key(model), arguments, shapes, jnp.result_type(float))
     if key in _STRUCTURES:
         _STRUCTURES.move_to_end(key)
     else:
