@@ -257,3 +257,31 @@ def test_many_coordinates_fall_back_to_mean_field_and_say_so(monkeypatch):
     assert "the family is mean field" in posterior.verdict.text
     with pytest.raises(ValueError, match="out of reach"):
         vi.fit(vi.target(*models.gaussian_target(13)), key=jax.random.key(0), family="full_rank")
+
+
+def test_options_that_the_model_has_too_are_not_swallowed():
+    def model(y, num_steps=3):
+        mu = numpyro.sample("mu", dist.Normal(0, num_steps))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    with pytest.raises(TypeError, match=r"\['num_steps'\] are both"):
+        vi.fit(model, 1.0, num_steps=1, key=jax.random.key(0))
+
+
+def test_starts_outside_the_support_are_an_error():
+    def model():
+        numpyro.sample("scale", dist.HalfNormal(1.0))
+
+    for value in (-1.0, np.ones(3)):
+        with pytest.raises(vi.TargetError, match="init"):
+            vi.fit(model, key=jax.random.key(0), init={"scale": value})
+
+
+def test_a_point_estimate_is_that_of_the_models_own_sites():
+    """The mode of a gamma density, as of NumPyro's AutoDelta; not that of its logarithm, 2."""
+
+    def model():
+        numpyro.sample("x", dist.Gamma(2.0, 1.0))
+
+    posterior = vi.fit(model, key=jax.random.key(0), family="delta")
+    assert np.isclose(posterior.sample(jax.random.key(1), 1)["x"][0], 1.0, atol=1e-3)

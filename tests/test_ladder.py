@@ -75,3 +75,31 @@ def test_new_components_go_where_weights_are_large():
     assert grown.num_components == 2
     assert np.allclose(grown.components.loc[1], [1.5, 0.0], atol=0.3)
     assert np.isclose(jax.nn.softmax(grown.logits)[1], 0.2)
+
+
+def test_three_modes_are_covered():
+    """All ends of the searches start the mixture, not the best two alone."""
+    centres = jnp.array([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.5]])
+
+    def density(x):
+        return jax.nn.logsumexp(-jnp.sum((x - centres) ** 2, axis=1))
+
+    posterior = vi.fit(density, jnp.zeros(2), key=jax.random.key(0), family="auto")
+    assert np.isclose(posterior.diagnostics.log_evidence, np.log(3 * np.pi), atol=0.01)
+    draws = posterior.sample(jax.random.key(1), 6000)["x"]
+    nearest = np.argmin(((draws[:, None] - np.asarray(centres)) ** 2).sum(-1), axis=1)
+    assert np.allclose(np.bincount(nearest, minlength=3) / 6000, 1 / 3, atol=0.04)
+    assert "mixture of 4" in posterior.verdict.text
+
+
+def test_a_mode_of_low_elbo_and_high_mass_is_seen(x64):
+    """The other mode is far from Gaussian: its ELBO is 5 nats lower, its mass nine times larger."""
+    dim = 24
+
+    def density(x):
+        wide = jnp.sum(-0.3 * (x - 1) - jnp.exp(-(x - 1))) - dim * jax.scipy.special.gammaln(0.3)
+        narrow = -0.5 * jnp.sum((x + 2) ** 2) - 0.5 * dim * jnp.log(2 * jnp.pi)
+        return jnp.logaddexp(jnp.log(0.1) + narrow, jnp.log(0.9) + wide)
+
+    posterior = vi.fit(density, jnp.zeros(dim), key=jax.random.key(1))
+    assert posterior.verdict.grade == "poor"

@@ -276,3 +276,101 @@ def test_operations_count_loops_and_products():
     assert count_operations(product.jaxpr) == 2 * 4 * 5 * 6
     small, large = (vi.target(models.regression, *models.regression_data(n)) for n in (60, 600))
     assert 5 < large.operations / small.operations < 15
+
+
+def _mean(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 10))
+    numpyro.sample("y", dist.Normal(mu, 1).expand(y.shape).to_event(1), obs=y)
+
+
+GLOBAL_Y = np.full(5, 1.0)
+
+
+def _reads_a_global():
+    _mean(GLOBAL_Y)
+
+
+class _Reader:
+    def __init__(self, y):
+        self.y = y
+
+    def model(self):
+        _mean(self.y)
+
+
+def slope(target):
+    return float(target.value_and_grad(jnp.zeros(1))[1][0])
+
+
+def test_a_model_that_reads_new_data_is_another_target(monkeypatch):
+    """Data in globals, attributes, objects and frames; the twins have the same data again."""
+    import pandas
+
+    before = vi.target(_reads_a_global)
+    assert vi.target(_reads_a_global).structure is before.structure
+    monkeypatch.setitem(globals(), "GLOBAL_Y", np.full(5, 3.0))
+    assert slope(vi.target(_reads_a_global)) == 15
+
+    reader = _Reader(np.full(5, 1.0))
+    assert slope(vi.target(reader.model)) == 5
+    reader.y = np.full(5, 2.0)
+    assert slope(vi.target(reader.model)) == 10
+    assert slope(vi.target(lambda r: _mean(r.y), reader)) == 10
+
+    frame = pandas.DataFrame({"y": np.full(5, 1.0)})
+    of_frame = lambda frame: _mean(frame["y"].to_numpy())
+    assert slope(vi.target(of_frame, frame)) == 5
+    frame["y"] = 4.0
+    assert slope(vi.target(of_frame, frame)) == 20
+
+    def looks(y):
+        _mean(y * int(np.asarray(y).max()))
+
+    y = np.full(5, 1.0)
+    assert slope(vi.target(looks, y)) == 5
+    y[:] = 2.0
+    assert slope(vi.target(looks, y)) == 20
+
+
+def test_an_array_written_to_in_place_is_an_error():
+    reader = _Reader(np.full(5, 1.0))
+    vi.target(reader.model)
+    reader.y[:] = 2.0
+    with pytest.raises(ValueError, match="written to after a fit"):
+        vi.target(reader.model)
+
+
+def test_rows_that_are_not_taken_from_the_plate_are_an_error():
+    """A model that is fixed to the size of the minibatch but indexes all rows."""
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("rows", len(y), subsample_size=3) as i:
+            numpyro.sample("y", dist.Normal(mu + jnp.zeros(3), 1), obs=y[i])
+
+    with pytest.raises(vi.TargetError, match="any number of rows"):
+        vi.target(model, np.arange(9.0))
+
+
+def test_models_in_threads_do_not_mix():
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(k):
+        def model(y):
+            mu = numpyro.sample(f"mu{k}", dist.Normal(0, 10))
+            numpyro.sample("y", dist.Normal(mu, 1).expand([3]).to_event(1), obs=y)
+
+        target = vi.target(model, np.full(3, float(k)))
+        return target.layout.names, slope(target)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(one, range(8))) == [((f"mu{k}",), 3.0 * k) for k in range(8)]
+
+
+def test_what_partial_bound_is_not_forgotten():
+    import functools
+
+    model = functools.partial(lambda y, scale: _mean(y / scale), scale=2.0)
+    target = vi.target(model, np.full(3, 4.0))
+    assert slope(target) == 6
+    assert target.with_bound(dict)()["scale"] == 2

@@ -165,6 +165,8 @@ def test_the_mass_of_another_mode_is_measured(x64):
     both = vi.mixture([first, second], jnp.array([0.7, 0.3]))
     target = vi.target(lambda x: both.log_prob(x), jnp.zeros(2))
     seen = diagnose(jax.random.key(0), first, target)
-    assert np.isclose(missed_mass(jax.random.key(1), seen, first, second, target), 0.3, atol=0.01)
+    assert np.isclose(missed_mass(jax.random.key(1), seen, first, [second], target), 0.3, atol=0.01)
     near = vi.mean_field(2, loc=jnp.full(2, -4.8))
-    assert missed_mass(jax.random.key(1), seen, first, near, target) < 0.005
+    assert missed_mass(jax.random.key(1), seen, first, [near], target) < 0.005
+    shares = missed_mass(jax.random.key(1), seen, first, [near, second], target)
+    assert np.allclose(shares, [0, 0.3], atol=0.01)

@@ -83,7 +83,7 @@ def fit(
       init: constrained values of all latent sites to start from, ``{site: value}``.
       num_draws: fresh draws to diagnose with, rounded up to a multiple of 256; by default from
         2048 to 32,768 by their cost.
-      budget: for ``family="auto"``, gradients to spend; 300,000 if not given.
+      budget: for ``family="auto"``, gradients after which no rung is begun; 300,000 if not given.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.
       checkpoint: a file; the state is saved there between chunks, and a call that finds it
@@ -142,8 +142,8 @@ def _check_names(model: Any, options: FitOptions) -> None:
     clash = sorted(names & {*options.given(), "key"} - {"on_failure"})
     if clash and not isinstance(model, Target):
         raise TypeError(
-            f"vi.fit: expected options whose names are not also the model's; {clash} are both. Give "
-            "the model's with vi.target(model, ...) or functools.partial, and fit the result."
+            f"vi.fit: expected options whose names are not also the model's; {clash} are both. "
+            "Give the model's with vi.target(model, ...) or functools.partial, and fit the result."
         )
 
 

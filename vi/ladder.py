@@ -10,15 +10,15 @@ from jaxtyping import Array
 
 from vi.clock import Clock
 from vi.errors import TargetError
-from vi.families import Gaussian, Mixture, mixture
+from vi.families import Mixture, mixture
 from vi.gaussian.mixture import MixtureSolver, add_component
-from vi.gaussian.solve import MAX_DENSE, SolveState
+from vi.gaussian.solve import MAX_DENSE
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.posterior import Posterior
 from vi.posterior.verdict import LIMIT, MISSED
 from vi.provenance import provenance
-from vi.rung import describe, fit_family, one_run, other_mode, report
+from vi.rung import describe, fit_family, one_run, other_modes, report
 from vi.status import Status
 from vi.targets import Target
 
@@ -39,7 +39,7 @@ def climb(
       target: the target.
       key: the key of the fit.
       options: those of `vi.fit`.
-      loop: what happens between chunks; a checkpoint is continued on the rung it was made on.
+      loop: what happens between chunks; a checkpoint holds the first rung, the Gaussian.
       clock: of the whole fit.
 
     Returns:
@@ -61,13 +61,15 @@ def climb(
     spent = best.cost["gradients"]
     why = "k-hat is below 0.7" if _fits(best) else ""
     q, found = best.q, best.diagnostics
-    seen = isinstance(state, SolveState) and found.missed > MISSED[1]
-    other = other_mode(state) if seen else None
+    modes = other_modes(state) if found.missed > MISSED[1] else []
+    if modes:
+        q = mixture([q, *modes])
     for count in COMPONENTS if target.dim <= MAX_DENSE else ():
         if why:
             break
-        start = _grow(q, found, count, other)
-        other = None
+        if isinstance(q, Mixture) and count < q.num_components:
+            continue
+        start = _grow(q, found, count)
         run = MixtureSolver(target, jax.random.fold_in(_typed(key), count), start)
         if spent + run.cost() > budget:
             why = f"the next rung would exceed the budget of {budget} gradients"
@@ -85,6 +87,7 @@ def climb(
             history=one_run(10 * np.arange(1, len(mixed.history) + 1), mixed.history),
             gradients=spent,
             clock=clock,
+            others=modes,
         )
         rungs.append(_rung(tried, mixed.gradients))
         gain = tried.elbo - best.elbo
@@ -136,9 +139,7 @@ def _fits(posterior: Posterior) -> bool:
     return posterior.khat < LIMIT and not found.bad and found.missed <= MISSED[1]
 
 
-def _grow(q: Any, found: Any, count: int, other: Gaussian | None) -> Mixture:
-    if other is not None:
-        q = mixture([q, other])
+def _grow(q: Any, found: Any, count: int) -> Mixture:
     while not isinstance(q, Mixture) or q.num_components < count:
         q = add_component(q, found.draws, found.log_p - found.log_q)
         found = _spread(q, found)

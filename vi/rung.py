@@ -1,5 +1,6 @@
 """One rung of the ladder: plan a run for one family, run it, and judge what it found."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,11 +34,11 @@ def fit_family(
     run, notes = plan(target, key, options)
     state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
-    other = None
+    others: list[Gaussian] = []
     if isinstance(run, (Solver, LowRankSolver)):
         solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
         _check_started(solver, solved, status)
-        other = other_mode(solved)
+        others = other_modes(solved)
     posterior = report(
         target,
         run.result(state),
@@ -48,7 +49,7 @@ def fit_family(
         history=_history(state),
         gradients=run.info(state)["gradients"],
         clock=clock,
-        other=other,
+        others=others,
     )
     return posterior, state
 
@@ -84,12 +85,13 @@ def report(
     history: dict[str, np.ndarray],
     gradients: int,
     clock: Clock,
-    other: Gaussian | None = None,
+    others: Sequence[Gaussian] = (),
 ) -> Posterior:
-    """Judge a family by fresh draws, and by those of another mode, and put all together."""
+    """Judge a family by fresh draws, and by those of other modes, and put all together."""
     found = diagnose(_fresh(key), q, target, options.num_draws)
-    if other is not None:
-        found = found._replace(missed=missed_mass(_fresh(key, 1), found, q, other, target))
+    if others:
+        shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
+        found = found._replace(missed=float(shares.sum()))
     if isinstance(q, Delta):
         verdict = judge_point(found, status, notes)
     else:
@@ -133,9 +135,6 @@ def _check_started(run: Solver, state: SolveState, status: Status) -> None:
     )
 
 
-def other_mode(state: SolveState) -> Gaussian | None:
-    """The second optimum that the search found, if it is within 5 nats of the first."""
-    other = state.other
-    if not other.found or state.refined.elbo - other.elbo > 5:
-        return None
-    return Gaussian(jnp.asarray(other.loc), scale_of(other.root))
+def other_modes(state: SolveState) -> list[Gaussian]:
+    """The other optima that the search found."""
+    return [Gaussian(jnp.asarray(c.loc), scale_of(c.root)) for c in state.others]

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from vi.gaussian.root import DenseRoot, DiagonalRoot, Root
 
+MAX_RIVALS = 3
 SAME = 40  # squared distance, in standard deviations and tolerances, of ends that are one optimum
 
 
@@ -33,8 +34,13 @@ class Candidates(NamedTuple):
     """What the searches so far have come to."""
 
     best: Candidate
-    rival: Candidate  # of the ends elsewhere, the best
+    rivals: tuple[Candidate, ...]  # `MAX_RIVALS` ends elsewhere, the best first
     agreed: int  # starts that ended at the best
+
+    @classmethod
+    def none(cls, blank: Candidate) -> "Candidates":
+        """Before the first search; ``blank`` gives the shapes."""
+        return cls(blank, (blank,) * MAX_RIVALS, 0)
 
     def add(self, end: Candidate, tolerance: float) -> "Candidates":
         """Place the end of one more search.
@@ -46,16 +52,41 @@ class Candidates(NamedTuple):
         Returns:
           The candidates with it.
         """
-        best, rival, agreed = self
+        best, rivals, agreed = self
         if not end.found:
             return self
         if not best.found:
-            return Candidates(end, rival, 1)
-        if max(apart(c.root, best.loc, end.loc) for c in (best, end)) < SAME * tolerance:
-            return Candidates(end if end.elbo > best.elbo else best, rival, agreed + 1)
+            return self._replace(best=end, agreed=1)
+        if _same(best, end, tolerance):
+            return self._replace(best=max(best, end, key=_elbo), agreed=agreed + 1)
         if end.elbo > best.elbo:
-            return Candidates(end, best, 1)
-        return Candidates(best, end if end.elbo > rival.elbo else rival, agreed)
+            apart = tuple(r for r in rivals if not _same(r, end, tolerance))
+            return Candidates(end, _place(apart, best, tolerance), 1)
+        return self._replace(rivals=_place(rivals, end, tolerance))
+
+    def without_rival(self) -> "Candidates":
+        """Without the best of the rivals."""
+        return self._replace(rivals=(*self.rivals[1:], self.rivals[0].dropped()))
+
+
+def _elbo(candidate: Candidate) -> float:
+    return candidate.elbo
+
+
+def _same(a: Candidate, b: Candidate, tolerance: float) -> bool:
+    """Whether two searches ended at one optimum, as far as their locations tell."""
+    if not (a.found and b.found):
+        return False
+    return max(apart(c.root, a.loc, b.loc) for c in (a, b)) < SAME * tolerance
+
+
+def _place(
+    rivals: tuple[Candidate, ...], end: Candidate, tolerance: float
+) -> tuple[Candidate, ...]:
+    near = [r for r in rivals if _same(r, end, tolerance)]
+    far = [r for r in rivals if r.found and not _same(r, end, tolerance)]
+    ordered = sorted([*far, max([*near, end], key=_elbo)], key=_elbo, reverse=True)[:MAX_RIVALS]
+    return (*ordered, *(end.dropped() for _ in range(MAX_RIVALS - len(ordered))))
 
 
 def apart(root: DenseRoot | DiagonalRoot, a: Array, b: Array) -> float:

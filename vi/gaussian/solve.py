@@ -59,7 +59,7 @@ class SolveState(NamedTuple):
     refine: refine.RefineState
     candidates: Candidates  # of the searches
     refined: Candidate  # in the structure asked for; ELBO -inf while there is none
-    runner_up: Candidate  # the worse of best and rival, where both were refined
+    runner_up: Candidate  # the worse of the best and the first rival, where both were refined
     ends: np.ndarray  # ELBO at which each start ended, NaN where it did not run or failed
     cycle: int
     chunk: int  # within the cycle
@@ -73,9 +73,10 @@ class SolveState(NamedTuple):
     history_runs: np.ndarray  # which search or refinement a chunk belongs to
 
     @property
-    def other(self) -> Candidate:
-        """The best optimum but one, refined where it came close; ELBO -inf if there is none."""
-        return self.runner_up if self.runner_up.found else self.candidates.rival
+    def others(self) -> list[Candidate]:
+        """The other optima, the best first; one of them is refined where it came close."""
+        first, *rest = self.candidates.rivals
+        return [c for c in (self.runner_up if self.runner_up.found else first, *rest) if c.found]
 
 
 @quick_jit
@@ -137,7 +138,7 @@ class Solver:
             start=0,
             search=fresh,
             refine=refining,
-            candidates=Candidates(nowhere, nowhere, 0),
+            candidates=Candidates.none(nowhere),
             refined=_end_of(refining, -math.inf),
             runner_up=_end_of(refining, -math.inf),
             ends=np.full(len(STARTS), np.nan),
@@ -296,8 +297,8 @@ class Solver:
         if state.phase == Phase.REFINE_RIVAL:
             root = state.candidates.best.root
             if apart(root, state.refine.loc, state.refined.loc) < NEAR:  # on its way to the same
-                none = state.candidates._replace(rival=state.candidates.rival.dropped())
-                return state._replace(phase=Phase.DONE, candidates=none)
+                rest = state.candidates.without_rival()
+                return state._replace(phase=Phase.DONE, candidates=rest)
         state = state._replace(left=np.array(state.window.left_to_gain()))
         if finished(state.window, float(state.refine.gain), self.step_tolerance):
             return self._finish(state, Status.CONVERGED)
@@ -323,7 +324,7 @@ class Solver:
         if state.phase == Phase.REFINE:
             state = state._replace(refined=new, status=status)
             # A search ends within a few tolerances of its optimum: is the rival's higher?
-            rival = state.candidates.rival
+            rival = state.candidates.rivals[0]
             if rival.elbo > new.elbo - 1 - 2 * float(self.tolerance):
                 return self._begin_refining(state, rival, Phase.REFINE_RIVAL)
         elif new.elbo > state.refined.elbo:

@@ -139,37 +139,45 @@ def _log_prob(q: Any, z: Array) -> Array:
     return q.log_prob(z)
 
 
-def missed_mass(key: Array, found: Diagnostics, q: Any, other: Any, target: Target) -> float:
-    r"""Share of the posterior's mass at another optimum, where q has no draws to see it.
+def missed_mass(
+    key: Array, found: Diagnostics, q: Any, others: list[Any], target: Target
+) -> np.ndarray:
+    r"""Shares of the posterior's mass at other optima, where q has no draws to see it.
 
-    Draws of both are weighed against the equal mixture of the two,
-    :math:`w = p / (\tfrac12 q + \tfrac12 q')`; the share is the weight of those at which q is
-    less than at any draw of its own. Zero if the two overlap: k-hat then sees what q misses.
+    Draws of q and of the K others are weighed against the equal mixture of all,
+    :math:`w = p / \tfrac{1}{K+1} (q + \sum_k q_k)`. What counts as missed is the weight of those
+    at which q is less than at any draw of its own, given to the optimum that is densest there.
+    Zero where an optimum overlaps with q: k-hat then sees what q misses.
 
     Args:
       key: a key; use one that the fit has not used.
       found: diagnostics of q.
       q: a family.
-      other: a family fitted to another optimum.
+      others: families fitted to other optima.
       target: the target.
 
     Returns:
-      The share, between 0 and 1.
+      The shares, shape ``(K,)``, between 0 and 1.
 
     Complexity:
-      S log densities.
+      K S log densities.
     """
     size = len(found.draws)
-    z, log_p, log_other = map(np.asarray, _draw_and_weigh(key, other, target, np.int32(0), size))
-    here, there = np.asarray(_log_prob(q, z)), np.asarray(_log_prob(other, found.draws))
-    log_q = np.concatenate([found.log_q, here]).astype(float)
-    log_mixture = np.logaddexp(log_q, np.concatenate([there, log_other]))
-    ratios = np.concatenate([found.log_p, log_p]) - log_mixture
+    seen = [
+        tuple(map(np.asarray, _draw_and_weigh(key, other, target, np.int32(k), size)))
+        for k, other in enumerate(others)
+    ]
+    z = np.concatenate([found.draws, *(draws for draws, _, _ in seen)])
+    log_p = np.concatenate([found.log_p, *(p for _, p, _ in seen)]).astype(float)
+    log_q = np.asarray(_log_prob(q, z), float)
+    each = np.stack([np.asarray(_log_prob(other, z), float) for other in others])
+    ratios = log_p - np.logaddexp(log_q, np.logaddexp.reduce(each, axis=0))
     ratios = np.where(np.isfinite(ratios), ratios, -np.inf)
     if not np.isfinite(ratios).any():
-        return 0.0
+        return np.zeros(len(others))
     weights = np.exp(ratios - ratios.max())
-    return float(weights[log_q < found.log_q.min()].sum() / weights.sum())
+    weights = np.where(log_q < found.log_q.min(), weights, 0.0) / weights.sum()
+    return np.bincount(each.argmax(axis=0), weights, len(others))
 
 
 def misfit(found: Diagnostics, q: Any) -> np.ndarray:

@@ -374,6 +374,6 @@ def _check_density(path: Any, target: Target, draws: np.ndarray, log_p: np.ndarr
     if not np.allclose(now, log_p[:8], rtol=1e-3, atol=1e-2, equal_nan=True):
         raise CheckpointError(
             f"{path}: expected the model that the posterior was fitted to; its log density at the "
-            f"first saved draw was {log_p[0]:.6g}, and is {now[0]:.6g} with this one. Give the same "
-            "model, and the data that it reads."
+            f"first saved draw was {log_p[0]:.6g}, and is {now[0]:.6g} with this one. Give the "
+            "same model, and the data that it reads."
         )
