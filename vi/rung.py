@@ -35,6 +35,7 @@ def fit_family(
     state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
     others: list[Gaussian] = []
+    notes = [*notes, _searched(state)]
     if isinstance(run, (Solver, LowRankSolver)):
         solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
         _check_started(solver, solved, status)
@@ -95,10 +96,32 @@ def report(
     if isinstance(q, Delta):
         verdict = judge_point(found, status, notes)
     else:
-        verdict = judge(found, status, describe(q), _worst(found, q, target), notes)
+        cautions = _cautions(target)
+        verdict = judge(found, status, describe(q), _worst(found, q, target), notes, cautions)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
     return Posterior(target, q, status, verdict, found, history, cost, (), key, about)
+
+
+def _searched(state: Any) -> str:
+    """How far other modes were looked for, which no draw of q can show."""
+    if isinstance(state, LowRankState):
+        state = state.solve
+    if not isinstance(state, SolveState):
+        return "There was one start: other modes were not looked for."
+    starts, agreed = int(np.sum(np.isfinite(state.ends))), state.candidates.agreed
+    return f"{agreed} of {starts} searches ended here."
+
+
+def _cautions(target: Target) -> list[str]:
+    structure = target.structure
+    if not structure.plates or structure.all_rows:
+        return []
+    rows = [f"{batch} rows stand for the {size}" for size, batch in structure.plates.values()]
+    return [
+        f"In the data {', '.join(rows)} of a plate: this is the posterior of one minibatch, with "
+        "the certainty of all rows. Give the model all of them, and index them by the plate."
+    ]
 
 
 def describe(q: Any) -> str:

@@ -22,10 +22,10 @@ from vi.targets import Target
 
 CHUNK = 100  # steps
 MAX_SKIPS = 50  # steps in a row whose loss or gradient is not finite
-WINDOW = 5  # chunks in each of the two windows that the stopping test compares
-TOLERANCE = 0.05  # nats by which the ELBO may still rise over a window
+LOOKS = (12, 18, 27, 40, 60, 90)  # chunks after which the stopping test looks
+TOLERANCE = 0.05  # nats by which the ELBO may still rise from one third of them to the next
 DECAY = 0.3  # of the learning rate, each time the test finds that the ELBO has stopped rising
-CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
+CONFIDENCE = 2.394  # one-sided 5 %, shared among the looks
 _MAX_COMPILED = 32
 
 
@@ -172,21 +172,26 @@ class StochasticRun:
 def settled(elbos: np.ndarray) -> bool:
     """Whether the ELBO has stopped rising, by a test on its chunk means.
 
-    The rise from one window of chunks to the next must be below `TOLERANCE` with 95 %
-    confidence; means over chunks take care of the correlation of steps.
+    The rise from the last third but one of the chunks to the last third must be below `TOLERANCE`
+    with confidence; means over chunks take care of the correlation of steps. It looks only
+    after `LOOKS` chunks, and each look has its share of the 5 % with which the test may stop
+    though there is more left to gain (Bonferroni).
 
     Args:
       elbos: mean of each chunk so far.
 
     Returns:
-      False while there are fewer than two windows.
+      False where it does not look.
     """
-    if len(elbos) < 2 * WINDOW:
+    if len(elbos) not in LOOKS:
         return False
-    before, after = elbos[-2 * WINDOW : -WINDOW], elbos[-WINDOW:]
+    window = len(elbos) // 3
+    before, after = elbos[-2 * window : -window], elbos[-window:]
     rise = after.mean() - before.mean()
-    sem = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / WINDOW)
-    return bool(rise + CONFIDENCE * sem < TOLERANCE)
+    sem = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / window)
+    # The quantile of Student's t, to the first order in its degrees of freedom.
+    quantile = CONFIDENCE + (CONFIDENCE**3 + CONFIDENCE) / (8 * (window - 1))
+    return bool(rise + quantile * sem < TOLERANCE)
 
 
 _COMPILED: dict = {}

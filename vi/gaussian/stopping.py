@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CONFIDENCE = 1.645  # one-sided 5 %: the rate at which the test stops with more left to gain
+CONFIDENCE = 2.394  # one-sided 5 %, shared among up to six looks
 STEP_TOLERANCE = 4e-3  # nats a step of rate one may still gain, for up to 50 coordinates
 NOISE_TOLERANCE = 0.02  # nats the noise of the final average may cost
 

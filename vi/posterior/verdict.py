@@ -1,6 +1,7 @@
 """The verdict: what can be trusted, how that is known, and what to do if it is not enough."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from vi.posterior.diagnostics import Diagnostics
@@ -26,7 +27,12 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    found: Diagnostics, status: Status, family: str, worst: list[str], notes: list[str]
+    found: Diagnostics,
+    status: Status,
+    family: str,
+    worst: list[str],
+    notes: list[str],
+    cautions: Sequence[str] = (),
 ) -> Verdict:
     """Grade a fit by its diagnostics.
 
@@ -45,6 +51,7 @@ def judge(
       family: a phrase for q, as in ``"full-rank Gaussian (D = 7)"``.
       worst: names of the coordinates along which the fit is worst, worst first.
       notes: further sentences: what was chosen, what else was seen.
+      cautions: sentences on what the draws cannot show; with any, the grade is at best fair.
 
     Returns:
       The verdict.
@@ -116,6 +123,9 @@ def judge(
     if found.missed > MISSED[1] and not found.missed > MISSED[0]:
         grade = "fair" if grade == "good" else grade
         text += f" Other starts found an optimum with {found.missed:.1%} of the mass, not covered."
+    if cautions:
+        grade = "fair" if grade == "good" else grade
+        text = " ".join([text, *cautions])
     if status not in (Status.CONVERGED, Status.RUNNING) and not status.failed:
         text += " " + status.message
     return Verdict(grade, " ".join([text, *notes]))
