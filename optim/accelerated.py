@@ -48,7 +48,7 @@ def a_dog(
     gradients, U-DoG. As in `optim.dog`, no momentum belongs before it.
 
     By itself it freezes when the first gradients are astronomic, and is thrown out by a single
-    huge one, as variational objectives have them where a scale comes near zero: on three
+    huge one, as variational objectives have them where a scale comes near zero: on two
     problems of ``benchmarks/optimizers.py`` some or all of its runs end so. After
     ``optim.clip_by_ema_norm(1.5)`` and averaged (`optim.polynomial_average`) it is the method
     that did best there without tuning, within 0.05 nats of tuned Adam on all problems of up to

@@ -153,7 +153,7 @@ def dowg(initial_distance: float | None = None) -> optax.GradientTransformationE
 
     with the distance of `dog`: what was seen while still close to the start counts for less.
     Everything said of `dog` holds: average the iterates, put no momentum before it. It is as
-    good as tuned Adam on some variational problems and 5 to 20 nats behind on others; one huge
+    good as tuned Adam on some variational problems and 5 to 25 nats behind on others; one huge
     gradient, as where a scale comes near zero, can throw it out for good, and a start with
     nothing but huge ones holds it fast (``benchmarks/optimizers.py``). It differs
     from ``optax.contrib.dowg`` as `dog` does, and in its first radius, which is relative to the

@@ -46,7 +46,9 @@ def gauss_newton(
     β = λ; for squared errors it is Levenberg-Marquardt's. For a stochastic loss let λ grow
     with √(1 + t), by a schedule. If ``adaptive``, λ follows the ratio of the actual to the
     predicted decrease, at the same randomness: above 3/4 it is halved, below 1/4 it is
-    multiplied by 1.5, and a step that does not decrease the loss is not taken.
+    multiplied by 1.5, and a step that does not decrease the loss is not taken. The ratio compares
+    losses with a gradient, so the gradient must be that of the sampled loss, which those of
+    estimators that stop some of its terms are not.
 
     The remainder's Hessian is taken to be diagonal (it is for a factorised prior, or the
     divergence from a mean-field Gaussian to one): its row sums are used. That changes the step

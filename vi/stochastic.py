@@ -213,7 +213,9 @@ def _oracle(key: Array, estimator: Any, target: Target) -> Oracle:
     """The loss at one key, for optimizers that ask for more than its gradient.
 
     Hessians are those of the pathwise loss: where an estimator stops gradients for less noise,
-    second derivatives through what is left would be biased.
+    second derivatives through what is left would be biased. Gradients are the estimator's, so
+    that differences of them are consistent; line searches, which compare losses with gradients,
+    are only so where the gradient is that of the sampled loss.
     """
     pathwise = (
         with_estimator(estimator, Pathwise()) if isinstance(estimator, Objective) else estimator
