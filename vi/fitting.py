@@ -74,10 +74,12 @@ def fit(
         objective), any value with a method ``density(q)`` like theirs, or, in place of an
         objective and for Gaussians, one of `vi.gaussian`, of which ``Stein`` is the default
         on minibatches.
-      optimizer: any optax transformation; if not given Adam, or L-BFGS for ``"delta"``.
-      learning_rate: of the default optimizer; if not given 0.01, or 1 before the line search of
-        L-BFGS. Without ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the
-        ELBO has stopped rising.
+      optimizer: any optax transformation; if not given `optim.a_dog` with clipped gradients, which
+        has no learning rate; Adam for D > 1000 or if ``learning_rate`` is given; L-BFGS for
+        ``"delta"``.
+      learning_rate: of Adam, 0.01 if not given, or of L-BFGS before its line search. Without
+        ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the ELBO has stopped
+        rising.
       num_steps: steps of stochastic optimisation; if not given, at most 10,000 and until a
         test finds that the ELBO has stopped rising (95 % over all its looks, 0.05 nats over a
         third of the steps).

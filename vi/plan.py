@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from optim import a_dog, clip_by_ema_norm
 from vi.errors import NonFiniteTargetError, TargetError, blame_model
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field
 from vi.gaussian.batch_and_match import ScoreSample
@@ -24,8 +25,10 @@ from vi.targets.nonfinite import explain
 from vi.targets.point import PointTarget
 
 PARTICLES = 10  # of the default objective
-LEARNING_RATE = 1e-2  # of the default optimizer
+LEARNING_RATE = 1e-2  # of Adam, the default with many coordinates
 DECAYS = 2  # of that rate, where the number of steps is not given
+MAX_TUNING_FREE = 1000  # coordinates up to which an optimizer without a rate is the default
+CLIP = 1.5  # running norms of the gradient
 RANK = 10
 _SECOND_ORDER = ("full_rank", "mean_field", "block")
 _adam = optax.inject_hyperparams(optax.adam)
@@ -99,14 +102,23 @@ def _stochastic(
     loc = start(target, key) if init is None else init
     q = _family(target, options, family, loc)
     estimator = _estimator(options, q, target)
-    optimizer, decays = options.optimizer, 0
-    if optimizer is None and isinstance(q, Delta) and not target.subsampled:
-        optimizer = optax.lbfgs(options.learning_rate)
-    elif optimizer is None:
-        optimizer, decays = _adam(learning_rate=options.learning_rate or LEARNING_RATE), DECAYS
+    optimizer, decays = _optimizer(target, options, q)
     cost = _gradients(estimator, q)
     aim = PointTarget(target) if isinstance(q, Delta) else target
     return StochasticRun(aim, q, key, estimator, optimizer, options.num_steps, cost, decays)
+
+
+def _optimizer(
+    target: Target, options: FitOptions, q: Any
+) -> tuple[optax.GradientTransformation, int]:
+    """The optimizer, and how often its learning rate may fall; by `benchmarks.optimizers`."""
+    if options.optimizer is not None:
+        return options.optimizer, 0
+    if isinstance(q, Delta) and not target.subsampled:
+        return optax.lbfgs(options.learning_rate), 0
+    if options.learning_rate is None and target.dim <= MAX_TUNING_FREE:
+        return optax.chain(clip_by_ema_norm(CLIP), a_dog()), 0
+    return _adam(learning_rate=options.learning_rate or LEARNING_RATE), DECAYS
 
 
 def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any:
