@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError
 from vi.module import module, static
-from vi.program.estimators import Estimator, Pathwise
-from vi.program.views import FamilyView, TargetView
+from vi.program.estimate import estimate
+from vi.program.estimators import Estimator
+from vi.program.views import FamilySource
 from vi.targets import Target
 
 
@@ -23,7 +24,7 @@ class Objective:
     ``numpyro.infer.SVI`` accepts.
     """
 
-    estimator: Estimator
+    estimator: Estimator | None
     program: Callable = static()
     options: tuple[tuple[str, Any], ...] = static(default=())
 
@@ -46,9 +47,13 @@ class Objective:
           Shape ``()``.
         """
         path_key, batch_key = jax.random.split(key)
-        p_view = TargetView(batch_key if target.subsampled else None, target)
-        q_view = FamilyView(path_key, q, self.estimator)
-        return self.program(p_view, q_view, **dict(self.options))
+        batch_key = batch_key if target.subsampled else None
+        name = self.program.__name__
+        source = FamilySource(name, path_key, batch_key, q, target, self.estimator)
+        return estimate(self._run, source)
+
+    def _run(self, p: Any, q: Any) -> Any:
+        return self.program(p, q, **dict(self.options))
 
     def __call__(self, key: Array, q: Any, target: Target) -> tuple[Float[Array, ""], Any]:
         """Loss (minus the objective) and its gradient, a pytree like ``q``."""
@@ -64,12 +69,11 @@ class Objective:
         **kwargs: Any,
     ) -> Float[Array, ""]:
         """Minus the objective of a NumPyro model and guide: the protocol of NumPyro's losses."""
-        from vi.program.guide import GuideView, ModelView
+        from vi.program.guide import GuideSource
 
-        model_key, guide_key = jax.random.split(rng_key)
-        p = ModelView(model_key, model, param_map, args, kwargs)
-        q = GuideView(guide_key, guide, param_map, self.estimator, args, kwargs)
-        return -self.program(p, q, **dict(self.options))
+        name = self.program.__name__
+        source = GuideSource(name, rng_key, model, guide, param_map, self.estimator, args, kwargs)
+        return -estimate(self._run, source)
 
     def loss_with_mutable_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What NumPyro calls when a guide or model has ``numpyro.mutable`` sites.
@@ -94,7 +98,7 @@ def objective(program: Callable) -> Callable[..., Objective]:
       program: called as ``program(p, q, **options)``; options are keyword-only.
 
     Returns:
-      A constructor, ``(*, estimator=Pathwise(), **options) -> Objective``.
+      A constructor, ``(*, estimator=None, **options) -> Objective``.
 
     Example:
       >>> import jax, jax.numpy as jnp, vi
@@ -111,7 +115,7 @@ def objective(program: Callable) -> Callable[..., Objective]:
 
     @functools.wraps(program)
     def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
-        return Objective(estimator or Pathwise(), program, tuple(sorted(options.items())))
+        return Objective(estimator, program, tuple(sorted(options.items())))
 
     return make
 
@@ -133,6 +137,6 @@ def elbo(p: Any, q: Any, *, num_particles: int = 1) -> Float[Array, ""]:
     return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
 
 
-def with_estimator(of: Objective, estimator: Estimator) -> Objective:
+def with_estimator(of: Objective, estimator: Estimator | None) -> Objective:
     """The same objective, differentiated in another way."""
     return dataclasses.replace(of, estimator=estimator)
