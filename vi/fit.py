@@ -66,8 +66,9 @@ def fit(
       positive: parameterisation of scales in stochastic optimisation: ``"linear"`` (default),
         ``"softplus"`` or ``"exp"``.
       objective: an objective, such as ``vi.elbo(num_particles=10)`` (default).
-      estimator: how the objective is differentiated: ``vi.StickingTheLanding()`` (default),
-        ``vi.Pathwise()``, or for Gaussians one of `vi.gaussian`.
+      estimator: how the objective is differentiated: ``vi.StickingTheLanding()`` (default of
+        the default objective), ``vi.Pathwise()`` (default of others),
+        ``vi.DoublyReparameterized()``, ``vi.Score()``, or for Gaussians one of `vi.gaussian`.
       optimizer: any optax transformation; Adam if not given.
       learning_rate: of the default optimizer; 0.01 if not given.
       num_steps: steps of stochastic optimisation; if not given, at most 10,000 and until a

@@ -12,9 +12,9 @@ from vi.program.axis import Axis
 from vi.program.tape import (
     Call,
     DensityCall,
-    DensityView,
     DrawCall,
     FamilyView,
+    ModelView,
     Recording,
     Replaying,
 )
@@ -40,11 +40,11 @@ class Numbers(NamedTuple):
     terms: tuple[tuple[Array, ...], ...]  # of each density call, by site
 
 
-def record(run: Callable, source: Any, default: Any) -> list[Call]:
-    """Run a program on real draws; the calls it made."""
+def record(run: Callable, source: Any, default: Any) -> tuple[list[Call], Any]:
+    """Run a program on real draws; the calls it made, and what it returned."""
     tape = Recording(source, default)
-    run(DensityView(tape), FamilyView(tape))
-    return tape.calls
+    result = run(ModelView(tape), FamilyView(tape))
+    return tape.calls, result
 
 
 def numbers(calls: list[Call]) -> Numbers:
@@ -89,7 +89,7 @@ class Bound:
                 number = along.pop(0)
                 parts.append((values.pop(0), number) if isinstance(call, DrawCall) else number)
             tape = Replaying(parts)
-            result = self.run(DensityView(tape), FamilyView(tape))
+            result = self.run(ModelView(tape), FamilyView(tape))
             if isinstance(result, Penalised):
                 return result.value, result.penalty
             return result, jnp.zeros(())

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from vi.errors import TargetError
 from vi.program.axis import Axis, Plate
-from vi.program.bound import Bound, numbers, record
+from vi.program.bound import Bound, Penalised, numbers, record
 from vi.program.linearity import is_affine, uses_draws
 from vi.program.surrogate import (
     Affine,
@@ -41,11 +41,18 @@ class Model(Source, Protocol):
 
 def estimate(run: Callable, source: Model) -> Array:
     """Value of a program, whose `jax.grad` is an unbiased estimate of the mean's gradient."""
-    calls = record(run, source, source.through)
+    calls, result = record(run, source, source.through)
     owners = [(i, call.draws) for i, call in enumerate(calls) if isinstance(call, DrawCall)]
     at = numbers(calls)
-    plain = all(draws.plain for _, draws in owners) and source.through == "both"
-    if plain and not source.doubly and not source.minibatch and not source.common:
+    plain = all(draws.plain for _, draws in owners)
+    if isinstance(result, Penalised) and (source.doubly or not plain):
+        raise TargetError(
+            f"{source.name}: expected sites with pathwise gradients in an objective with a penalty "
+            "on a whole batch, to which a site cannot be told to contribute. Use vi.Pathwise() or "
+            "vi.Relaxed() for all sites."
+        )
+    simple = plain and source.through == "both" and not source.doubly
+    if simple and not source.minibatch and not source.common:
         return _value(Bound(run, calls, Axis()), at, source)
 
     whole = Bound(run, calls, Axis())
@@ -60,7 +67,7 @@ def estimate(run: Callable, source: Model) -> Array:
             call.side, owners[0][1].values, owners[0][1], through
         )
         return stop(value) + doubly_reparameterized(bound, at, again)
-    if all(draws.plain for _, draws in owners):
+    if plain:
         return value
     kind = Affine(bound, at, source.parents) if affine and not uses else Replayed(bound, at)
     for owner, draws in owners:
@@ -90,10 +97,8 @@ def _alternatives(kind: Affine | Replayed, bound: Bound, owner: int, source: Mod
             offset, num = b - starts[name], other.values.shape[1]
             value = jnp.take(other.values, jnp.clip(offset, 0, num - 1), axis=1)
             forced[name] = ((offset >= 0) & (offset < num), stop(value))
-        again = Bound(
-            bound.run, record(bound.run, source.forced(forced), source.through), bound.axis
-        )
-        return stop(kind.look(again, numbers(again.calls)))
+        calls, _ = record(bound.run, source.forced(forced), source.through)
+        return stop(kind.look(Bound(bound.run, calls, bound.axis), numbers(calls)))
 
     there = jax.vmap(branch)(jnp.arange(count))
     out = jnp.zeros(())

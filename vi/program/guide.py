@@ -16,6 +16,7 @@ from vi.errors import TargetError
 from vi.program.axis import Plate
 from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
 from vi.program.handlers import Drawing, branch_sizes
+from vi.program.inspect import inspect
 from vi.program.rules import unwrap
 from vi.program.sites import Guard, discover
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
@@ -60,6 +61,7 @@ class GuideSource:
         self._plates: dict[str, dict[str, dict[str, int]]] = {"p": {}, "q": {}}
         self._parents: dict[str, dict[str, frozenset[str]]] | None = None
         self._like: dict[str, Any] = {}
+        self._latent: set[str] = set()
 
     # ---- what the estimators must know ---------------------------------------------------------
 
@@ -169,6 +171,8 @@ class GuideSource:
             for n, x in values.items()
             if n in self.structure.random
         }
+        if not self._forced:
+            inspect(self.structure, self._log_q, self._log_p, self._like, self.params)
         site_plates = {name: site.plates for name, site in self.structure.sites.items()}
         term = lambda name, value: Term(name, value, site_plates[name])
         return Draws(
@@ -181,21 +185,41 @@ class GuideSource:
             context=self._terms("q", log_q),
         )
 
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Draws of the model's latent sites from their prior, on the rows taken."""
+        keys = jax.random.split(jax.random.fold_in(self._model_key, index + 1), num_particles)
+
+        def row(key: Array) -> dict[str, Array]:
+            model = substitute(seed(Guard(self._model), key), data={**self.params, **self._rows})
+            sites = trace(model).get_trace(*self._args, **self._kwargs)
+            return {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+
+        return Draws(GuideDraws(stop(jax.vmap(row)(keys))), num_particles)
+
     # ---- densities -----------------------------------------------------------------------------
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the model or the guide at ``z``, site by site."""
         if side == "q" and through == "both" and draws is not None:
             return draws.context
+        if side == "q" and self.structure.restless:
+            raise TargetError(
+                f"{self.name}: expected a guide whose density can be evaluated again at its draws, "
+                "to stop its parameters or its draws; this one is random beyond its sites "
+                "(numpyro.prng_key, vi.marginal). Use vi.Pathwise() and plain log_density."
+            )
         params = stop(self.params) if through == "draws" else self.params
         z = dict(stop(z) if through == "parameters" else z)
         rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
-        program = self._log_p if side == "p" else self._log_q
+        program = self._log_q if side == "q" else self._log_p
         found = jax.vmap(lambda values: program(values, params), axis_size=rows)(z)
+        if side == "prior":
+            found = {n: x for n, x in found.items() if n in self._latent}
         return self._terms(side, found)
 
     def _terms(self, side: str, found: dict[str, Array]) -> tuple[Term, ...]:
-        return tuple(Term(n, x, self._plates[side].get(n, {})) for n, x in found.items())
+        plates = self._plates["q" if side == "q" else "p"]
+        return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
 
     def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
@@ -210,6 +234,7 @@ class GuideSource:
                 f"it has none for {missing}. Add them to the guide."
             )
         self._note("p", sites)
+        self._latent = {n for n, s in sites.items() if _is_latent(s)}
         return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
 
     def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
@@ -235,7 +260,9 @@ class GuideSource:
         """The random sites that a term depends on, also through other sites."""
         if self._parents is None:
             self._parents = self._find_parents()
-        return self._parents[side].get(term, frozenset(self.structure.random))
+        return self._parents["q" if side == "q" else "p"].get(
+            term, frozenset(self.structure.random)
+        )
 
     def _find_parents(self) -> dict[str, dict[str, frozenset[str]]]:
         from numpyro.ops.provenance import eval_provenance

@@ -49,7 +49,7 @@ def from_noise(fn: Any, noise: Array) -> tuple[Array, list]:
     """A reparameterised draw, and the intermediate values of its transforms, from noise."""
     base: Any = unwrap(fn)
     if isinstance(base, dist.TransformedDistribution):
-        value, _ = from_noise(base.base_dist, noise)
+        value: Any = from_noise(base.base_dist, noise)[0]
         intermediates = []
         for transform in base.transforms:
             before = value
@@ -57,9 +57,10 @@ def from_noise(fn: Any, noise: Array) -> tuple[Array, list]:
             intermediates.append([before, inside])
         return value, intermediates
     noise = noise.reshape(fn.shape())
+    loc: Any = base.loc
     if isinstance(base, dist.Normal):
-        return base.loc + base.scale * noise, []
-    return base.loc + (base.scale_tril @ noise[..., None])[..., 0], []
+        return loc + base.scale * noise, []
+    return loc + (base.scale_tril @ noise[..., None])[..., 0], []
 
 
 # ---- coordinates and supports ------------------------------------------------------------------
@@ -201,7 +202,8 @@ def accept_reject(fn: Any, how: AcceptReject, key: Array) -> tuple[Array, Array]
     lead = fn.shape()[: len(fn.shape()) - len(base.event_shape)]
     if isinstance(base, dist.Gamma):
         value, log_pi = _gamma(key, jnp.broadcast_to(base.concentration, lead), how.augment)
-        return value / base.rate, log_pi
+        rate: Any = base.rate
+        return value / rate, log_pi
     if isinstance(base, dist.Beta):
         shape = jnp.stack(
             [jnp.broadcast_to(x, lead) for x in (base.concentration1, base.concentration0)], -1

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpyro.distributions as dist
 from jax.extend.core import get_opaque_trace_state
+from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.handlers import seed, substitute
 from numpyro.primitives import Messenger
 
@@ -71,12 +72,19 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """The sites of a guide, the plates of guide and model, and how rows of plates are taken."""
+    """The sites of a guide, the plates of guide and model, and how rows of plates are taken.
+
+    ``keyed``: whether the guide spends keys beside the flat noise; ``restless``: whether it draws
+    more than its sites (``numpyro.prng_key``); ``branches``: whether guide or model has numpyro's
+    ``cond``.
+    """
 
     sites: dict[str, Site]
     plates: dict[str, Plate]
     rows: dict[str, Callable]
     keyed: bool
+    restless: bool
+    branches: bool
 
     @property
     def random(self) -> dict[str, Site]:
@@ -90,8 +98,9 @@ class Structure:
 
     @property
     def common(self) -> frozenset[str]:
-        """Plates that every random site is in."""
-        sets = [frozenset(site.plates) for site in self.random.values()]
+        """Plates that every random site is in; where all are points, every site."""
+        sites = self.random or self.sites
+        sets = [frozenset(site.plates) for site in sites.values()]
         return frozenset.intersection(*sets) if sets else frozenset()
 
 
@@ -130,12 +139,14 @@ class Discover(Guard):
         self.sites: dict[str, Site] = {}
         self.plates: dict[str, Plate] = {}
         self.rows: dict[str, Callable] = {}
-        self.keyed = False
+        self.keyed = self.restless = self.branches = False
 
     def process_message(self, msg: dict) -> None:
         """Note what is drawn where, and leave the drawing to others."""
         super().process_message(msg)
+        self.restless |= msg["type"] == "prng_key"
         self.keyed |= msg["type"] in ("control_flow", "prng_key")
+        self.branches |= msg["type"] == "control_flow" and msg["fn"] is cond_wrapper
         if msg["type"] == "plate":
             size, rows = msg["args"][:2]
             rows = size if rows is None else rows
@@ -263,4 +274,6 @@ def discover(
         plates={**of_model.plates, **of_guide.plates},
         rows={**of_model.rows, **of_guide.rows},
         keyed=keyed,
+        restless=of_guide.restless,
+        branches=of_model.branches or of_guide.branches,
     )

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Through = Literal["both", "draws", "parameters"]
+Side = Literal["p", "prior", "q"]
+Kind = Literal["equal", "weighted", "detached", "prior"]
 
 
 class Term(NamedTuple):
@@ -85,13 +87,12 @@ class DrawCall(NamedTuple):
     """The program took draws."""
 
     draws: Draws
-    weighted: bool
 
 
 class DensityCall(NamedTuple):
     """The program asked for a log density at the draws of call ``owner`` (None: elsewhere)."""
 
-    side: Literal["p", "q"]
+    side: Side
     terms: tuple[Term, ...]
     owner: int | None
     through: Through
@@ -107,7 +108,11 @@ class Source(Protocol):
         """Draws for the program's call number ``index``."""
         ...
 
-    def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Draws of the model's latent sites, for the program's call number ``index``."""
+        ...
+
+    def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density at ``z``, site by site."""
         ...
 
@@ -116,20 +121,25 @@ class Recording:
     """Runs a program on real draws and keeps what it was handed."""
 
     def __init__(self, source: Source, default: Through):
+        self.default: Through
         self.source, self.default = source, default
         self.calls: list[Call] = []
 
-    def draw(self, num_particles: int, *, weighted: bool, detached: bool) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
         """Values, and weights that sum to one."""
         index = sum(isinstance(call, DrawCall) for call in self.calls)
-        draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
-        self.calls.append(DrawCall(draws, weighted))
+        if kind == "prior":
+            draws = self.source.prior(index, num_particles)
+        else:
+            weighted, detached = kind == "weighted", kind == "detached"
+            draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
+        self.calls.append(DrawCall(draws))
         return draws.values, uniform(draws) if draws.weights is None else draws.weights
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
         """Log density of the rows of ``z``."""
-        given: Through = self.default if side == "q" else "both"
-        through = given if through is None else through
+        if through is None:
+            through = self.default if side == "q" else "both"
         owner = next(
             (
                 i
@@ -150,9 +160,9 @@ class Replaying:
     def __init__(self, handed: list[Any]):
         self.rest = iter(handed)
 
-    def draw(self, num_particles: int, *, weighted: bool, detached: bool) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
         """The next numbers, which are draws and weights."""
-        del num_particles, weighted, detached
+        del num_particles, kind
         return next(self.rest)
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
@@ -177,8 +187,10 @@ def total(terms: tuple[Term, ...]) -> Float[Array, " R"]:
 class DensityView:
     """A log density as a program sees it."""
 
-    def __init__(self, tape: Recording | Replaying, side: Literal["p", "q"] = "p"):
-        self._tape, self._side = tape, side
+    _side: Side = "p"
+
+    def __init__(self, tape: Recording | Replaying):
+        self._tape = tape
 
     def log_density(self, z: Any, through: Through | None = None) -> Float[Array, " K"]:
         """Log density at draws, in nats; of p, unnormalised, and unbiased under subsampling.
@@ -194,11 +206,33 @@ class DensityView:
         return self._tape.density(self._side, z, through)
 
 
+class ModelView(DensityView):
+    """A target or model as a program sees it."""
+
+    def log_prior(self, z: Any, through: Through = "both") -> Float[Array, " K"]:
+        """Log density of a model's latent sites alone, without its observations.
+
+        Args:
+          z: draws of a guide.
+          through: as in `log_density`.
+
+        Returns:
+          Shape ``(K,)``.
+
+        Raises:
+          TargetError: for a `Target`, whose density is not told apart.
+        """
+        return self._tape.density("prior", z, through)
+
+    def sample_prior(self, num_particles: int) -> Any:
+        """Draws of a model's latent sites from their prior, as a dictionary; not differentiated."""
+        return self._tape.draw(num_particles, "prior")[0]
+
+
 class FamilyView(DensityView):
     """A family or guide as a program sees it."""
 
-    def __init__(self, tape: Recording | Replaying):
-        super().__init__(tape, "q")
+    _side: Side = "q"
 
     def sample(self, num_particles: int, *, detached: bool = False) -> Any:
         """Equally weighted independent draws.
@@ -211,8 +245,7 @@ class FamilyView(DensityView):
         Returns:
           Shape ``(K, D)`` for a family, a dictionary of ``(K, *shape)`` for a guide.
         """
-        z, _ = self._tape.draw(num_particles, weighted=False, detached=detached)
-        return z
+        return self._tape.draw(num_particles, "detached" if detached else "equal")[0]
 
     def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
         """Estimate of E_q[f(z)]; enumerated sites and components of mixtures are summed over.
@@ -224,5 +257,5 @@ class FamilyView(DensityView):
         Returns:
           Shape ``()``.
         """
-        z, weights = self._tape.draw(num_particles, weighted=True, detached=False)
+        z, weights = self._tape.draw(num_particles, "weighted")
         return jnp.sum(weights * f(z))

@@ -101,9 +101,24 @@ class FamilySource:
             )
         return baseline
 
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Not known of a target."""
+        del index, num_particles
+        raise TargetError(self._no_prior)
+
+    @property
+    def _no_prior(self) -> str:
+        return (
+            f"{self.name}: expected a NumPyro model with a guide, whose prior is told apart from "
+            "its likelihood; got a target, which is one log density. Use vi.SVI, or an objective "
+            "without log_prior."
+        )
+
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the target or the family."""
         del draws
+        if side == "prior":
+            raise TargetError(self._no_prior)
         z = stop(z) if through == "parameters" else z
         if side == "p":
             log_density: Callable = self._target.log_density
