@@ -176,7 +176,7 @@ def params():
 def test_one_site(objective, law, estimator, x64):
     program, exact = OBJECTIVES[objective]
     if objective != "elbo" and estimator == "sticking":
-        with pytest.raises(vi.TargetError, match="linear in log q.*DoublyReparameterized"):
+        with pytest.raises(vi.TargetError, match=r"linear in log q.*DoublyReparameterized"):
             gradients(_with(program, estimator), params(), model, guide, law)
         return
     found = gradients(_with(program, estimator), params(), model, guide, law)
@@ -235,8 +235,7 @@ def test_numpyros_renyi_bound_fails_on_discrete_sites(x64):
         )
         return value, grads
 
-    with pytest.warns(UserWarning, match="discrete"):
-        found = quick_jit(jax.vmap(one))(jax.random.split(jax.random.key(0), NUM))
+    found = quick_jit(jax.vmap(one))(jax.random.split(jax.random.key(0), NUM))
     with pytest.raises(AssertionError):
         compare(
             jax.tree.map(np.asarray, found),
@@ -254,7 +253,7 @@ def rows_model(size):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", 4, subsample_size=size) as i:
         z = numpyro.sample("z", dist.Bernoulli(0.4))
-        numpyro.sample("y", dist.Normal(mu + z, 1.0), obs=Y[i])
+        numpyro.sample("y", dist.Normal(mu + z, 1.0), obs=jnp.asarray(Y)[i])
 
 
 def rows_guide(size):
@@ -313,7 +312,7 @@ def local_model(size):
     t = numpyro.param("t", 0.1)
     with numpyro.plate("rows", 4, subsample_size=size) as i:
         z = numpyro.sample("z", dist.Bernoulli(logits=jnp.full(2, 0.3)).to_event(1))
-        numpyro.sample("y", dist.Normal(z.sum(-1) + t, 1.0), obs=Y[i])
+        numpyro.sample("y", dist.Normal(z.sum(-1) + t, 1.0), obs=jnp.asarray(Y)[i])
 
 
 def local_guide(size):
@@ -391,7 +390,7 @@ def test_discrete_sites_inside_scan(x64):
     objective = vi.elbo(num_particles=2)
     compare(gradients(objective, two(), chain_model, chain_guide), chain_exact, two())
     for estimator in (vi.Pathwise(), vi.Enumerate(), vi.MeasureValued()):
-        with pytest.raises(vi.TargetError, match="'z'.*Score"):
+        with pytest.raises(vi.TargetError, match=r"'z'.*Score"):
             vi.elbo(num_particles=2, estimator=estimator).loss(
                 jax.random.key(0), two(), chain_model, chain_guide
             )
@@ -419,7 +418,7 @@ def branch_exact(p):
 def test_branches_of_cond(x64):
     objective = vi.elbo(num_particles=2, estimator={"x": vi.Score()})
     compare(gradients(objective, two(), branch_model, branch_guide), branch_exact, two())
-    with pytest.raises(vi.TargetError, match="miss the jump.*Score"):
+    with pytest.raises(vi.TargetError, match=r"miss the jump.*Score"):
         vi.elbo().loss(jax.random.key(0), two(), branch_model, branch_guide)
 
 
@@ -472,13 +471,13 @@ def test_other_invalid_pairs():
     reparameterised = {"mu": vi.Pathwise(), "z": vi.Score()}
     with pytest.raises(vi.TargetError, match="takes a subset of its rows"):
         run(vi.iwae(num_particles=2, estimator=reparameterised))
-    with pytest.raises(vi.TargetError, match="enumerate site 'z' in parallel.*Score"):
+    with pytest.raises(vi.TargetError, match=r"enumerate site 'z' in parallel.*Score"):
         run(vi.iwae(num_particles=2), None)
     with pytest.raises(vi.TargetError, match="DoublyReparameterized for all random sites"):
         run(vi.iwae(num_particles=2, estimator={**reparameterised, "mu": ESTIMATORS["doubly"]}))
     with pytest.raises(vi.TargetError, match="num_particles >= 2"):
         run(vi.elbo(estimator=vi.Score()))
-    with pytest.raises(vi.TargetError, match="names of guide sites.*'other'"):
+    with pytest.raises(vi.TargetError, match=r"names of guide sites.*'other'"):
         run(vi.elbo(estimator={"other": vi.Score()}))
 
     @vi.objective
@@ -502,7 +501,7 @@ def test_rows_that_meet_again_are_not_enumerated_in_parallel():
 
     at = {"p": jnp.array([0.4, 0.3, 0.6])}
     for estimator in (vi.Enumerate(), vi.MeasureValued()):
-        with pytest.raises(vi.TargetError, match="site 'total' is not.*Score"):
+        with pytest.raises(vi.TargetError, match=r"site 'total' is not.*Score"):
             vi.elbo(num_particles=2, estimator=estimator).loss(jax.random.key(0), at, joint, guide)
 
 

@@ -103,9 +103,7 @@ def _alternatives(kind: Affine | Replayed, bound: Bound, owner: int, source: Mod
     there = jax.vmap(branch)(jnp.arange(count))
     out = jnp.zeros(())
     for name, other in draws.alternatives.items():
-        first, last = starts[name], starts[name] + other.values.shape[1]
-        mine = jax.tree.map(lambda x, a=first, b=last: x[a:b], there)
-        out = out + kind.alternative(owner, other.weights, mine)
+        out = out + kind.alternative(owner, other.weights, there, starts[name])
     return out
 
 

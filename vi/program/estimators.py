@@ -73,11 +73,12 @@ class Score:
     .. math:: \int F(z) \nabla q(z) dz = E_q[(F(z) - b) \nabla \log q(z)]
 
     Of F only what depends on the site takes part: a site under a plate is weighted by the costs
-    of its own datum. With ``baseline="leave_one_out"`` (default) b is the objective with the
-    log densities of this particle replaced by the mean of those of the other particles. For the
-    ELBO that is the leave-one-out estimator, whose expectation over pairs is also the gradient of
-    the log-variance loss (VarGrad); for the importance-weighted bound it is VIMCO. It takes at
-    least two particles.
+    of its own datum; and where F is linear in the log densities, the gradient of the site's own
+    density in F, which is mean-zero noise, is left out. With ``baseline="leave_one_out"``
+    (default) b is the objective with the log densities of this particle replaced by the mean of
+    those of the other particles. For the ELBO that is the leave-one-out estimator, identical to
+    the gradient of the log-variance loss (VarGrad, `vi.log_variance`); for the
+    importance-weighted bound it is VIMCO. It takes at least two particles.
 
     The support of the site must not depend on what is optimised: the formula would miss a term.
 

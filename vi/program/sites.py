@@ -9,7 +9,7 @@ import jax
 import numpyro.distributions as dist
 from jax.extend.core import get_opaque_trace_state
 from numpyro.contrib.control_flow.cond import cond_wrapper
-from numpyro.handlers import seed, substitute
+from numpyro.handlers import seed, substitute, trace
 from numpyro.primitives import Messenger
 
 from vi.errors import TargetError
@@ -251,15 +251,18 @@ def discover(
     found: list[Discover] = []
 
     def run(params: dict) -> None:
-        for program in (model, guide):
+        values: dict = {}
+        for program in (guide, model):  # the model at the guide's values: it may not draw its own
             collector = Discover(estimator, sites=program is guide)
             found.append(collector)
-            seeded = substitute(seed(program, jax.random.key(0)), data=params)
+            given = substitute(seed(program, jax.random.key(0)), data={**params, **values})
             with collector:
-                seeded(*args, **kwargs)
+                sites = trace(given).get_trace(*args, **kwargs)
+            kept = ((n, s) for n, s in sites.items() if n in collector.sites)
+            values = {name: site["value"] for name, site in kept}
 
     jax.eval_shape(run, params)
-    of_model, of_guide = found
+    of_guide, of_model = found
     keyed = of_guide.keyed or any(
         not (site.fixed or uses_noise(site)) for site in of_guide.sites.values()
     )

@@ -42,23 +42,39 @@ class Affine:
 
     def __init__(self, bound: Bound, at: Numbers, parents: Parents):
         self.bound, self.parents = bound, parents
+        self.slopes = self._slopes(bound, stop(at))
         self.at = self.look(bound, at)
 
     @staticmethod
-    def look(bound: Bound, at: Numbers) -> Any:
+    def _slopes(bound: Bound, at: Numbers) -> Any:
+        return jax.grad(lambda terms: bound.value(at._replace(terms=terms)))(at.terms)
+
+    @classmethod
+    def look(cls, bound: Bound, at: Numbers) -> Any:
         """Each density term's contribution to the objective, shaped like the term."""
         at = stop(at)
-        slopes = jax.grad(lambda terms: bound.value(at._replace(terms=terms)))(at.terms)
-        return jax.tree.map(jnp.multiply, slopes, at.terms)
+        return jax.tree.map(jnp.multiply, cls._slopes(bound, at), at.terms)
 
-    def downstream(self, owner: int, site: Term, costs: Any) -> Array:
+    def own(self, owner: int, name: str) -> Array:
+        """Takes the gradient of a site's own density out of the program: it is mean-zero noise."""
+        out = jnp.zeros(())
+        calls = (call for call in self.bound.calls if isinstance(call, DensityCall))
+        for call, slopes in zip(calls, self.slopes, strict=True):
+            for term, slope in zip(call.terms, slopes, strict=True):
+                if call.owner == owner and call.side == "q" and term.name == name:
+                    out = out - only_gradient(jnp.sum(slope * term.value))
+        return out
+
+    def downstream(
+        self, owner: int, site: Term, costs: Any, pick: Callable[[Array], Array] = lambda x: x
+    ) -> Array:
         """Sum of the costs that depend on a site, at the site's plates: ``(R, *batch or 1)``."""
         parts = []
         calls = (call for call in self.bound.calls if isinstance(call, DensityCall))
         for call, values in zip(calls, costs, strict=True):
             for term, value in zip(call.terms, values, strict=True):
                 if call.owner == owner and site.name in self.parents(call.side, term.name):
-                    parts.append(local_to(value, term.plates, site))
+                    parts.append(local_to(pick(value), term.plates, site))
         return sum(parts[1:], start=parts[0]) if parts else jnp.zeros((1,) * site.value.ndim)
 
     def score(self, owner: int, draws: Draws, site: ScoreTerm) -> Array:
@@ -68,14 +84,24 @@ class Affine:
             advantage = advantage - others(advantage, draws)
         elif not isinstance(site.baseline, str):
             advantage = advantage - site.scale / draws.particles * site.baseline
-        return only_gradient(jnp.sum(stop(advantage) * site.term.value))
+        own = self.own(owner, site.term.name)
+        return own + only_gradient(jnp.sum(stop(advantage) * site.term.value))
 
-    def alternative(self, owner: int, site: Term, there: Any) -> Array:
-        """Surrogate of a site that is replaced by other values, whose costs are ``there``."""
-        change = jax.tree.map(lambda b, a: b - a, there, self.at)  # (A, R, *batch)
+    def alternative(self, owner: int, site: Term, there: Any, first: int) -> Array:
+        """Surrogate of a site replaced by other values; ``there`` has their costs from ``first``.
+
+        The change of the costs is taken from the draw itself.
+        """
         one = site._replace(value=site.value[:, 0])
-        advantage = jax.vmap(lambda costs: self.downstream(owner, one, costs))(change)
-        return only_gradient(jnp.sum(stop(jnp.moveaxis(advantage, 0, 1)) * site.value))
+        here = self.downstream(owner, one, self.at)
+        count = site.value.shape[1]
+
+        def at(i: Array) -> Array:
+            return self.downstream(owner, one, there, lambda x: x[first + i]) - here
+
+        advantage = jax.vmap(at, out_axes=1)(jnp.arange(count))
+        own = self.own(owner, site.name)
+        return own + only_gradient(jnp.sum(stop(advantage) * site.value))
 
 
 class Replayed:
@@ -133,10 +159,11 @@ class Replayed:
         log_q, _ = self.bound.axis.gather(site.term)
         return only_gradient(jnp.sum(stop(advantage) * log_q))
 
-    def alternative(self, owner: int, site: Term, there: Any) -> Array:
-        """Surrogate of a site that is replaced by other values, handed to the program."""
+    def alternative(self, owner: int, site: Term, there: Any, first: int) -> Array:
+        """Surrogate of a site replaced by other values, in ``there`` from ``first`` on."""
         draws = self.bound.calls[owner].draws  # type: ignore[union-attr]
-        advantage = jax.vmap(lambda new: self._advantage(owner, draws, new))(there)
+        mine = jax.tree.map(lambda x: x[first : first + site.value.shape[1]], there)
+        advantage = jax.vmap(lambda new: self._advantage(owner, draws, new))(mine)
         weights = jax.vmap(lambda w: self.bound.axis.gather(site._replace(value=w))[0], in_axes=1)(
             site.value
         )
