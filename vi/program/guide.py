@@ -159,8 +159,8 @@ class GuideSource:
             notes.update(handler.notes)
             return values, log_q, handler.log_weights, handler.scores, handler.alternatives
 
-        inner = jax.vmap(row, in_axes=(None, None, 0, 0), axis_size=branches)
-        outer = jax.vmap(inner, in_axes=(0, 0, None, 0), axis_size=num_particles)
+        inner = over_rows(row, (None, None, 0, 0), branches)
+        outer = over_rows(inner, (0, 0, None, 0), num_particles)
         found = outer(noise, keys, indices, held)
         join = lambda x: x.reshape(num_particles * branches, *x.shape[2:])
         values, log_q, log_weights, scores, alternatives = jax.tree.map(join, found)
@@ -212,7 +212,7 @@ class GuideSource:
         z = dict(stop(z) if through == "parameters" else z)
         rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
         program = self._log_q if side == "q" else self._log_p
-        found = jax.vmap(lambda values: program(values, params), axis_size=rows)(z)
+        found = over_rows(lambda values: program(values, params), (0,), rows)(z)
         if side == "prior":
             found = {n: x for n, x in found.items() if n in self._latent}
         return self._terms(side, found)
@@ -278,6 +278,19 @@ class GuideSource:
             above[name] = parents.union(*(above.get(p, frozenset()) for p in parents))
         close = lambda found: found.union(*(above.get(p, frozenset()) for p in found))
         return {side: {n: close(f) for n, f in terms.items()} for side, terms in direct.items()}
+
+
+def over_rows(f: Callable, in_axes: tuple[int | None, ...], size: int) -> Callable:
+    """`jax.vmap`; a single row is computed without it, in whatever is then less memory."""
+    if size > 1:
+        return jax.vmap(f, in_axes=in_axes, axis_size=size)
+
+    def one(*args: Any) -> Any:
+        pick = lambda arg, axis: arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+        out = f(*map(pick, args, in_axes))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
+
+    return one
 
 
 def _is_latent(site: dict) -> bool:
