@@ -164,8 +164,8 @@ def train(num_steps, judges):
 def main(out: pathlib.Path, *, quick: bool = False) -> dict:
     """Both parts."""
     out.mkdir(parents=True, exist_ok=True)
-    ks = (1, 4, 16) if quick else (1, 4, 16, 64, 256)
-    curves = signal_to_noise(ks, 1000 if quick else 10_000)
+    ks = (1, 4, 16) if quick else (1, 4, 16, 64)
+    curves = signal_to_noise(ks, 1000 if quick else 40_000)
     plot_signal(ks, curves, out / "tighter_bounds.png")
     print(f"Picture: {out}/tighter_bounds.png")
     return train(50 if quick else 3000, (64,) if quick else (64, 2048))

@@ -37,7 +37,7 @@ class Objective:
     options: tuple[tuple[str, Any], ...] = static(default=())
     arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
 
-    can_infer_discrete = False  # asked for by numpyro.infer.SVI
+    can_infer_discrete = True  # asked for by numpyro.infer.SVI
 
     def __repr__(self) -> str:
         """The call that makes it."""
