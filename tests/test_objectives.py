@@ -441,8 +441,8 @@ def test_bounds_of_the_cone(name):
     """The values of Becker et al. (2024), "Probabilistic programming with programmable
     variational inference", table 4, after their 1000 steps of plain gradient ascent.
 
-    Evaluated with 100,000 draws (standard error below 0.01). Within 0.03, from their three
-    systems' spread; the importance-weighted bound of the mean-field guide at least.
+    Evaluated with 100,000 draws (standard error below 0.01). Within 0.03, the spread of their
+    three systems (-7.79, -7.77 and -7.75 for the second).
     """
     make, particles, published = CONE[name]
     guide = make()
@@ -451,5 +451,4 @@ def test_bounds_of_the_cone(name):
     params = svi.run(KEY, 1000, progress_bar=False).params
     loss = jax.jit(lambda key: objective(5000).loss(key, params, cone, guide))
     found = -np.mean([loss(key) for key in jax.random.split(KEY, 20)])
-    assert found > published - 0.03
-    assert name == "iwelbo" or found < published + 0.03
+    assert abs(found - published) < 0.03

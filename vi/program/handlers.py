@@ -58,7 +58,7 @@ class Drawing(Guard):
         self.scores: dict[str, Array] = {}
         self.alternatives: dict[str, tuple[Array, Array]] = {}
         self.intermediates: dict[str, list] = {}
-        self.notes: dict[str, tuple[Any, float]] = {}
+        self.notes: dict[str, tuple[Any, float, bool]] = {}
         self.used = 0
 
     def process_message(self, msg: dict) -> None:
@@ -113,7 +113,8 @@ class Drawing(Guard):
             value, log_pi = accept_reject(fn, how, key)
             if self.detached:
                 return stop(value)
-            self._score(site, log_pi, "leave_one_out" if self.num_particles > 1 else "none")
+            baseline = "leave_one_out" if self.num_particles > 1 else "none"
+            self._score(site, log_pi, baseline, held=False)
             return value
         value = stop(fn.sample(key))
         if self.detached:
@@ -138,11 +139,11 @@ class Drawing(Guard):
             baseline = self._baseline(site, site.estimator)
             self._score(site, msg["fn"].log_prob(msg["value"]), baseline)
 
-    def _score(self, site: Site, log_density: Array, baseline: Any) -> None:
+    def _score(self, site: Site, log_density: Array, baseline: Any, *, held: bool = True) -> None:
         plates = (self.structure.plates[name] for name in site.plates)
         scale = math.prod(plate.size / plate.rows for plate in plates)
         self.scores[site.name] = log_density
-        self.notes[site.name] = (baseline, scale)
+        self.notes[site.name] = (baseline, scale, held)
 
     def _baseline(self, site: Site, how: Score) -> Any:
         if callable(how.baseline):

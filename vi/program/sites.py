@@ -252,14 +252,14 @@ def discover(
 
     def run(params: dict) -> None:
         values: dict = {}
-        for program in (guide, model):  # the model at the guide's values: it may not draw its own
-            collector = Discover(estimator, sites=program is guide)
+        for program, sites in ((guide, True), (model, False)):
+            collector = Discover(estimator, sites=sites)
             found.append(collector)
+            # The model runs at the guide's values: it may not be able to draw its own.
             given = substitute(seed(program, jax.random.key(0)), data={**params, **values})
             with collector:
-                sites = trace(given).get_trace(*args, **kwargs)
-            kept = ((n, s) for n, s in sites.items() if n in collector.sites)
-            values = {name: site["value"] for name, site in kept}
+                found_sites = trace(given).get_trace(*args, **kwargs)
+            values = {name: found_sites[name]["value"] for name in collector.sites}
 
     jax.eval_shape(run, params)
     of_guide, of_model = found

@@ -56,7 +56,7 @@ class Affine:
         return jax.tree.map(jnp.multiply, cls._slopes(bound, at), at.terms)
 
     def own(self, owner: int, name: str) -> Array:
-        """Takes the gradient of a site's own density out of the program: it is mean-zero noise."""
+        """Takes the gradient of a held site's own density out of the program: mean-zero noise."""
         out = jnp.zeros(())
         calls = (call for call in self.bound.calls if isinstance(call, DensityCall))
         for call, slopes in zip(calls, self.slopes, strict=True):
@@ -84,7 +84,7 @@ class Affine:
             advantage = advantage - others(advantage, draws)
         elif not isinstance(site.baseline, str):
             advantage = advantage - site.scale / draws.particles * site.baseline
-        own = self.own(owner, site.term.name)
+        own = self.own(owner, site.term.name) if site.held else jnp.zeros(())
         return own + only_gradient(jnp.sum(stop(advantage) * site.term.value))
 
     def alternative(self, owner: int, site: Term, there: Any, first: int) -> Array:

@@ -30,12 +30,13 @@ class ScoreTerm(NamedTuple):
     """Log density of a site at its draws, with live parameters; and how its cost is centred.
 
     The baseline is ``"leave_one_out"``, ``"none"`` or a prediction for each datum; ``scale`` is
-    N/B of the site's plates.
+    N/B of the site's plates; ``held`` says whether the draw itself carries no gradient.
     """
 
     term: Term
     baseline: Any
     scale: float = 1.0
+    held: bool = True
 
 
 class Alternatives(NamedTuple):
