@@ -182,3 +182,24 @@ def test_guides_without_pathwise_gradients_are_refused():
         vi.elbo().loss(jax.random.key(0), {}, model, lambda: None)
     with pytest.raises(vi.TargetError, match=r"no numpyro\.mutable sites"):
         vi.elbo().loss_with_mutable_state(jax.random.key(0), {}, model, guide)
+
+
+@pytest.mark.parametrize("kind", ["vmap", "scan", "jit", "grad"])
+def test_programs_that_hide_their_effects_are_refused(kind):
+    """Replayed, such a call would give constants: repeated draws, or derivatives that are zero."""
+
+    @vi.objective
+    def program(p, q):
+        one = lambda _: jnp.mean(p.log_density(q.sample(2)))
+        if kind == "vmap":
+            return jax.vmap(one)(jnp.arange(3)).mean()
+        if kind == "scan":
+            return jax.lax.scan(lambda c, x: (c, one(x)), 0.0, jnp.arange(3))[1].mean()
+        if kind == "jit":
+            return jax.jit(one)(0)
+        z = q.sample(2)
+        return jnp.sum(jax.grad(lambda z: p.log_density(z).sum())(z) ** 2)
+
+    target = vi.target(models.bimodal, jnp.zeros(2))
+    with pytest.raises(vi.TargetError, match="outside of JAX transformations"):
+        program().value(jax.random.key(0), vi.mean_field(2), target)

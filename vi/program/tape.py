@@ -11,7 +11,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
+
+from vi.errors import TargetError
 
 Through = Literal["both", "draws", "parameters"]
 Side = Literal["p", "prior", "q"]
@@ -125,9 +128,20 @@ class Recording:
         self.default: Through
         self.source, self.default = source, default
         self.calls: list[Call] = []
+        self.here = get_opaque_trace_state()
+
+    def _check(self, what: str) -> None:
+        """A call inside a transformation would be recorded, and replayed, without it."""
+        if get_opaque_trace_state() != self.here:
+            raise TargetError(
+                f"objective: expected {what} outside of JAX transformations; the program calls it "
+                "inside jax.vmap, jax.lax.scan, jax.jit, jax.grad or the like. Call it first, with "
+                "all draws at once, and transform what is done with the values."
+            )
 
     def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
         """Values, and weights that sum to one."""
+        self._check("q.sample and q.expect")
         index = sum(isinstance(call, DrawCall) for call in self.calls)
         if kind == "prior":
             draws = self.source.prior(index, num_particles)
@@ -139,6 +153,7 @@ class Recording:
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
         """Log density of the rows of ``z``."""
+        self._check("log_density")
         if through is None:
             through = self.default if side == "q" else "both"
         owner = next(
