@@ -71,6 +71,27 @@ ESTIMATORS: dict[str, Estimator] = {
     "elbo_sticking_the_landing": Estimator(
         lambda: vi.elbo(num_particles=4, estimator=vi.StickingTheLanding())
     ),
+    "elbo_score": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.Score())),
+    "iwae_pathwise": Estimator(lambda: vi.iwae(num_particles=4), differentiable=True),
+    "iwae_doubly": Estimator(
+        lambda: vi.iwae(num_particles=4, estimator=vi.DoublyReparameterized())
+    ),
+    "iwae_score": Estimator(lambda: vi.iwae(num_particles=4, estimator=vi.Score())),
+    "miwae": Estimator(lambda: vi.miwae(num_bounds=2, num_particles=2), differentiable=True),
+    "ciwae": Estimator(lambda: vi.ciwae(num_particles=4, beta=0.3), differentiable=True),
+    "piwae": Estimator(lambda: vi.piwae(num_bounds=2, num_particles=2)),
+    "renyi": Estimator(lambda: vi.renyi(num_particles=4, alpha=0.5), differentiable=True),
+    "chi_square": Estimator(lambda: vi.chi_square(num_particles=4), differentiable=True),
+    "tempered_elbo": Estimator(
+        lambda: vi.tempered_elbo(num_particles=4, temperature=0.5), differentiable=True
+    ),
+    "reweighted_wake_sleep": Estimator(lambda: vi.reweighted_wake_sleep(num_particles=4)),
+    "forward_kl": Estimator(lambda: vi.forward_kl(num_particles=4)),
+    "symmetric_kl": Estimator(lambda: vi.symmetric_kl(num_particles=4)),
+    "f_divergence": Estimator(
+        lambda: vi.f_divergence(num_particles=4, generator=jnp.negative), differentiable=True
+    ),
+    "log_variance": Estimator(lambda: vi.log_variance(num_particles=4)),
     "bonnet_price": Estimator(lambda: gaussian.BonnetPrice(4)),
     "stein": Estimator(lambda: gaussian.Stein(16)),
     "spherical_radial": Estimator(lambda: gaussian.SphericalRadial()),

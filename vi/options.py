@@ -11,11 +11,25 @@ from vi.blocks import Groups
 from vi.errors import TargetError
 from vi.families.scale import Positive
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
-from vi.program import Objective, Pathwise, StickingTheLanding
+from vi.program import (
+    DoublyReparameterized,
+    Objective,
+    Pathwise,
+    Score,
+    StickingTheLanding,
+)
 from vi.targets import Layout
 
 FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
-Estimator = Pathwise | StickingTheLanding | BonnetPrice | SphericalRadial | Stein
+Estimator = (
+    Pathwise
+    | StickingTheLanding
+    | DoublyReparameterized
+    | Score
+    | BonnetPrice
+    | SphericalRadial
+    | Stein
+)
 OnFailure = Literal["warn", "raise", "return"]
 
 

@@ -172,9 +172,8 @@ def _gradients(estimator: Any, q: Any) -> int:
         return estimator.num_samples * (q.dim + 1)
     if isinstance(estimator, (Stein, ScoreSample)):
         return estimator.num_samples
-    particles = (
-        dict(estimator.options).get("num_particles", 1) if isinstance(estimator, Objective) else 1
-    )
+    options = dict(estimator.options) if isinstance(estimator, Objective) else {}
+    particles = options.get("num_particles", 1) * options.get("num_bounds", 1)
     return particles * (q.num_components if isinstance(q, Mixture) else 1)
 
 

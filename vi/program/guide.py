@@ -1,138 +1,312 @@
-"""What an objective's program sees of a NumPyro guide and model."""
+"""A NumPyro guide and model as a program sees them: draws and log densities, site by site."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
-from numpyro.handlers import seed, substitute
-from numpyro.infer.util import compute_log_probs
+from jaxtyping import Array
+from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
-from vi.program.estimators import Estimator, Pathwise
+from vi.program.axis import Plate
+from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
+from vi.program.handlers import Drawing, branch_sizes
+from vi.program.inspect import inspect
+from vi.program.rules import unwrap
+from vi.program.sites import Guard, discover
+from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
+
+stop = jax.lax.stop_gradient
 
 
 class GuideDraws(dict):
-    """Values of a guide's sites, with a leading axis of particles.
-
-    ``log_q`` is the density of the draws as the guide made them: flows know it only then.
-    """
-
-    def __init__(self, values: dict[str, Array], log_q: Array):
-        super().__init__(values)
-        self.log_q = log_q
+    """Values of a guide's sites, and the rows of its plates, with a leading axis of particles."""
 
 
-class GuideView:
-    """A NumPyro guide; a draw is a dictionary of its sites."""
+jax.tree_util.register_pytree_node(
+    GuideDraws,
+    lambda z: (tuple(z.values()), tuple(z)),
+    lambda names, values: GuideDraws(zip(names, values, strict=True)),
+)
+
+
+class GuideSource:
+    """A guide, a model, their parameters and arguments; a `vi.program.estimate.Model`."""
 
     def __init__(
         self,
+        name: str,
         key: Array,
+        model: Callable,
         guide: Callable,
         params: dict[str, Array],
-        estimator: Estimator,
+        estimator: Estimator | None,
         args: tuple,
         kwargs: dict,
     ):
-        self._key, self._guide, self._params = key, guide, params
-        self._estimator, self._args, self._kwargs = estimator, args, kwargs
+        self.name, self.params = name, params
+        self._model, self._guide, self._args, self._kwargs = model, guide, args, kwargs
+        self._model_key, self._key, rows_key = jax.random.split(key, 3)
+        self.structure = discover(guide, model, params, args, kwargs, estimator)
+        self._rows = {
+            name: draw(rng_key=jax.random.fold_in(rows_key, i))
+            for i, (name, draw) in enumerate(self.structure.rows.items())
+        }
+        self._forced: dict[str, tuple[Array, Array]] = {}
+        self._plates: dict[str, dict[str, dict[str, int]]] = {"p": {}, "q": {}}
+        self._parents: dict[str, dict[str, frozenset[str]]] | None = None
+        self._like: dict[str, Any] = {}
+        self._latent: set[str] = set()
 
-    def _draw(self, key: Array) -> tuple[dict[str, Array], Array]:
-        guide = substitute(seed(self._guide, key), data=self._params)
-        log_probs, sites = compute_log_probs(guide, self._args, self._kwargs, self._params)
-        values = {}
-        for name, site in sites.items():
-            if site["type"] == "sample" and not site["is_observed"]:
-                _check_site(name, site)
-                values[name] = site["value"]
-            elif site["type"] == "plate":
-                values[name] = site["value"]
-        return values, jnp.asarray(sum(log_probs.values()))
+    # ---- what the estimators must know ---------------------------------------------------------
 
-    def sample(self, num_particles: int) -> GuideDraws:
-        """Reparameterised draws of the guide's sites, and of the rows of its plates."""
-        keys = jax.random.split(self._key, num_particles)
-        values, log_q = jax.vmap(self._draw)(keys)
-        return GuideDraws(values, log_q)
+    @property
+    def plates(self) -> dict[str, Plate]:
+        """Plates of the guide and the model."""
+        return self.structure.plates
 
-    def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
-        """Estimate of E_q[f(z)] from ``num_particles`` draws."""
-        return jnp.mean(f(self.sample(num_particles)))
+    @property
+    def common(self) -> frozenset[str]:
+        """Plates that all random sites of the guide are in."""
+        return self.structure.common
 
-    def log_density(self, z: GuideDraws) -> Float[Array, " K"]:
-        """Log density of the guide at its own draws, in nats."""
-        if isinstance(self._estimator, Pathwise):
-            return z.log_q
-        params = self._estimator.density(self._params)
+    @property
+    def minibatch(self) -> frozenset[str]:
+        """Plates of which only some rows are taken."""
+        return frozenset(name for name, p in self.plates.items() if p.rows != p.size)
 
-        def one(values: dict[str, Array]) -> Array:
-            guide = seed(self._guide, jax.random.key(0))
-            log_probs, _ = compute_log_probs(
-                substitute(guide, substitute_fn=_stochastic(values)),
-                self._args,
-                self._kwargs,
-                params,
+    @property
+    def _estimators(self) -> list[Any]:
+        return [site.estimator for site in self.structure.random.values()]
+
+    @property
+    def through(self) -> Through:
+        """The density of q has stopped parameters if any site sticks the landing."""
+        sticks = any(isinstance(e, StickingTheLanding) for e in self._estimators)
+        return "draws" if sticks else "both"
+
+    @property
+    def doubly(self) -> bool:
+        """Whether the sites are doubly reparameterised."""
+        kinds = {type(e) for e in self._estimators}
+        if DoublyReparameterized in kinds and len(kinds) > 1:
+            sites = {n: type(s.estimator).__name__ for n, s in self.structure.random.items()}
+            raise TargetError(
+                f"{self.name}: expected DoublyReparameterized for all random sites or none, since "
+                f"it acts on the whole density of the guide; got {sites}. Use vi.Pathwise() beside "
+                "other estimators."
             )
-            return jnp.asarray(sum(log_probs.values()))
+        return DoublyReparameterized in kinds
 
-        return jax.vmap(one, axis_size=len(z.log_q))(dict(z))
+    def forced(self, forced: dict[str, tuple[Array, Array]]) -> "GuideSource":
+        """The same with stopped parameters, and some sites held where a flag is set."""
+        other = object.__new__(GuideSource)
+        other.__dict__.update(self.__dict__)
+        other.params, other._forced = stop(self.params), forced
+        return other
 
+    # ---- draws ---------------------------------------------------------------------------------
 
-class ModelView:
-    """A NumPyro model, evaluated at draws of a guide."""
+    def draw(self, index: int, num_particles: int, *, weighted: bool, detached: bool) -> Draws:
+        """Draws of the guide, in rows of particles and joint values of enumerated sites."""
+        key = jax.random.fold_in(self._key, index) if index else self._key
+        noise_key, site_key = jax.random.split(key)
+        size = self.structure.noise
+        noise = jax.random.normal(noise_key, (num_particles, size)) if size else None
+        keys = jax.random.split(site_key, num_particles) if self.structure.keyed else None
+        weighted = weighted and not detached
+        sizes = tuple(branch_sizes(self.structure).values()) if weighted else ()
+        branches = math.prod(sizes)
+        indices = np.stack(np.unravel_index(np.arange(branches), sizes), -1) if sizes else None
+        flags = {name: flag for name, (flag, _) in self._forced.items()}
+        held = {
+            name: value.reshape(num_particles, branches, *value.shape[1:])
+            for name, (_, value) in self._forced.items()
+        }
+        notes: dict[str, Any] = {}
 
-    def __init__(
-        self, key: Array, model: Callable, params: dict[str, Array], args: tuple, kwargs: dict
-    ):
-        self._key, self._model, self._params = key, model, params
-        self._args, self._kwargs = args, kwargs
+        def row(noise: Any, key: Any, index: Any, held: dict) -> tuple:
+            handler = Drawing(
+                self._guide,
+                self.structure,
+                self._rows,
+                arguments=(self._args, self._kwargs),
+                weighted=weighted,
+                detached=detached,
+                num_particles=num_particles,
+                noise=noise,
+                key=key,
+                branch=index,
+                flags=flags,
+                held=held,
+            )
+            program = seed(
+                substitute(handler, data=self.params), jax.random.key(0) if key is None else key
+            )
+            sites = trace(program).get_trace(*self._args, **self._kwargs)
+            values = {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+            log_q = {
+                n: log_prob(s, handler.intermediates.get(n))
+                for n, s in sites.items()
+                if s["type"] == "sample"
+            }
+            self._note("q", sites)
+            notes.update(handler.notes)
+            return values, log_q, handler.log_weights, handler.scores, handler.alternatives
 
-    def log_density(self, z: GuideDraws) -> Float[Array, " K"]:
-        """Log joint density of the model at a guide's draws, in nats."""
-
-        def one(values: dict[str, Array]) -> Array:
-            model = seed(self._model, self._key)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="subsample_size does not match")
-                log_probs, sites = compute_log_probs(
-                    model, self._args, self._kwargs, {**self._params, **values}
-                )
-            missing = [
-                name
-                for name, site in sites.items()
-                if site["type"] == "sample" and not site["is_observed"] and name not in values
-            ]
-            if missing:
-                raise TargetError(
-                    f"objective: expected a guide with a site for each latent site of the model; "
-                    f"it has none for {missing}. Add them to the guide."
-                )
-            return jnp.asarray(sum(log_probs.values()))
-
-        return jax.vmap(one, axis_size=len(z.log_q))(dict(z))
-
-
-def _stochastic(values: dict[str, Array]) -> Callable[[dict], Array | None]:
-    """Substitute the random sites and plates; functions of them (Delta sites) follow."""
-
-    def fill(site: dict) -> Array | None:
-        fn = site.get("fn")
-        while isinstance(fn, (dist.Independent, dist.ExpandedDistribution)):
-            fn = fn.base_dist
-        return None if isinstance(fn, dist.Delta) else values.get(site["name"])
-
-    return fill
-
-
-def _check_site(name: str, site: dict) -> None:
-    fn = site["fn"]
-    if not fn.has_rsample:
-        raise TargetError(
-            f"objective: expected sites with pathwise gradients; guide site '{name}' "
-            f"({type(fn).__name__}) has none, and Pathwise and StickingTheLanding would be biased. "
-            "Use numpyro.infer.TraceGraph_ELBO as the loss, or a reparameterised distribution."
+        inner = over_rows(row, (None, None, 0, 0), branches)
+        outer = over_rows(inner, (0, 0, None, 0), num_particles)
+        found = outer(noise, keys, indices, held)
+        join = lambda x: x.reshape(num_particles * branches, *x.shape[2:])
+        values, log_q, log_weights, scores, alternatives = jax.tree.map(join, found)
+        for name, rows in self._rows.items():
+            values[name] = jnp.broadcast_to(rows, (num_particles * branches, *rows.shape))
+        self._like = {
+            n: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            for n, x in values.items()
+            if n in self.structure.random
+        }
+        if not self._forced:
+            inspect(self.structure, self._log_q, self._log_p, self._like, self.params)
+        site_plates = {name: site.plates for name, site in self.structure.sites.items()}
+        term = lambda name, value: Term(name, value, site_plates[name])
+        return Draws(
+            values=GuideDraws(values),
+            particles=num_particles,
+            branches=branches,
+            log_weights=tuple(term(n, x) for n, x in log_weights.items()),
+            scores=tuple(ScoreTerm(term(n, x), *notes[n]) for n, x in scores.items()),
+            alternatives={n: Alternatives(v, term(n, w)) for n, (v, w) in alternatives.items()},
+            context=self._terms("q", log_q),
         )
+
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Draws of the model's latent sites from their prior, on the rows taken."""
+        keys = jax.random.split(jax.random.fold_in(self._model_key, index + 1), num_particles)
+
+        def row(key: Array) -> dict[str, Array]:
+            model = substitute(seed(Guard(self._model), key), data={**self.params, **self._rows})
+            sites = trace(model).get_trace(*self._args, **self._kwargs)
+            return {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+
+        return Draws(GuideDraws(stop(jax.vmap(row)(keys))), num_particles)
+
+    # ---- densities -----------------------------------------------------------------------------
+
+    def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
+        """Log density of the model or the guide at ``z``, site by site."""
+        if side == "q" and through == "both" and draws is not None:
+            return draws.context
+        if side == "q" and self.structure.restless:
+            raise TargetError(
+                f"{self.name}: expected a guide whose density can be evaluated again at its draws, "
+                "to stop its parameters or its draws; this one is random beyond its sites "
+                "(numpyro.prng_key, vi.marginal). Use vi.Pathwise() and plain log_density."
+            )
+        params = stop(self.params) if through == "draws" else self.params
+        z = dict(stop(z) if through == "parameters" else z)
+        rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
+        program = self._log_q if side == "q" else self._log_p
+        found = over_rows(lambda values: program(values, params), (0,), rows)(z)
+        if side == "prior":
+            found = {n: x for n, x in found.items() if n in self._latent}
+        return self._terms(side, found)
+
+    def _terms(self, side: str, found: dict[str, Array]) -> tuple[Term, ...]:
+        plates = self._plates["q" if side == "q" else "p"]
+        return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
+
+    def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
+        model = substitute(model, data=self._rows)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            sites = trace(model).get_trace(*self._args, **self._kwargs)
+        missing = [n for n, s in sites.items() if _is_latent(s) and n not in values]
+        if missing:
+            raise TargetError(
+                f"objective: expected a guide with a site for each latent site of the model; "
+                f"it has none for {missing}. Add them to the guide."
+            )
+        self._note("p", sites)
+        self._latent = {n for n, s in sites.items() if _is_latent(s)}
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        """The guide at given values of its random sites; points (Delta sites) follow."""
+        given = {**values, **self._rows}
+        is_point = lambda site: isinstance(unwrap(site.get("fn")), dist.Delta)
+        fill = lambda site: None if is_point(site) else given.get(site["name"])
+        guide = substitute(self._guide, data=params)
+        guide = substitute(seed(guide, jax.random.key(0)), substitute_fn=fill)
+        sites = trace(guide).get_trace(*self._args, **self._kwargs)
+        self._note("q", sites)
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _note(self, side: str, sites: dict) -> None:
+        for name, site in sites.items():
+            if site["type"] == "sample":
+                frames = site["cond_indep_stack"]
+                self._plates[side][name] = {frame.name: frame.dim for frame in frames}
+
+    # ---- dependencies --------------------------------------------------------------------------
+
+    def parents(self, side: str, term: str) -> frozenset[str]:
+        """The random sites that a term depends on, also through other sites."""
+        if self._parents is None:
+            self._parents = self._find_parents()
+        return self._parents["q" if side == "q" else "p"].get(
+            term, frozenset(self.structure.random)
+        )
+
+    def _find_parents(self) -> dict[str, dict[str, frozenset[str]]]:
+        from numpyro.ops.provenance import eval_provenance
+
+        params = stop(self.params)
+        direct = {
+            side: eval_provenance(lambda program=program, **z: program(z, params), **self._like)
+            for side, program in (("p", self._log_p), ("q", self._log_q))
+        }
+        above: dict[str, frozenset[str]] = {}
+        for name in self.structure.random:  # in the order in which they are drawn
+            parents = direct["q"].get(name, frozenset()) - {name}
+            above[name] = parents.union(*(above.get(p, frozenset()) for p in parents))
+        close = lambda found: found.union(*(above.get(p, frozenset()) for p in found))
+        return {side: {n: close(f) for n, f in terms.items()} for side, terms in direct.items()}
+
+
+def over_rows(f: Callable, in_axes: tuple[int | None, ...], size: int) -> Callable:
+    """`jax.vmap`; a single row is computed without it, in whatever is then less memory."""
+    if size > 1:
+        return jax.vmap(f, in_axes=in_axes, axis_size=size)
+
+    def one(*args: Any) -> Any:
+        pick = lambda arg, axis: arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+        out = f(*map(pick, args, in_axes))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
+
+    return one
+
+
+def _is_latent(site: dict) -> bool:
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def log_prob(site: dict, intermediates: Any = None) -> Array:
+    """Log density of a site at its value, ``(*batch,)``, scaled as its plates and handlers say."""
+    fn, value = site["fn"], site["value"]
+    intermediates = intermediates if intermediates is not None else site["intermediates"]
+    try:
+        jnp.broadcast_shapes(jnp.shape(value), tuple(fn.shape()))
+    except ValueError:
+        raise TargetError(
+            f"objective: expected model and guide to agree on the shape of site '{site['name']}'; "
+            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}."
+        ) from None
+    found = fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value)
+    return found if site["scale"] is None else site["scale"] * found

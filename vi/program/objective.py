@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError
 from vi.module import module, static
-from vi.program.estimators import Estimator, Pathwise
-from vi.program.views import FamilyView, TargetView
+from vi.program.estimate import estimate
+from vi.program.estimators import Estimator
+from vi.program.views import FamilySource
 from vi.targets import Target
 
 
@@ -21,17 +22,27 @@ class Objective:
 
     It is a value: replace the estimator with ``dataclasses.replace``. It is also a loss that
     ``numpyro.infer.SVI`` accepts.
+
+    Attributes:
+      estimator: for all sites; or a dictionary by site, ``"*"`` for the rest; or None, for the
+        default of each: pathwise where the site is reparameterised, enumeration where its
+        support has up to 64 values, leave-one-out score otherwise.
+      program: the function of the views p and q.
+      options: its options, apart from arrays.
+      arrays: those options that are JAX arrays; they may change without a new compilation.
     """
 
-    estimator: Estimator
+    estimator: Estimator | None
     program: Callable = static()
     options: tuple[tuple[str, Any], ...] = static(default=())
+    arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
 
-    can_infer_discrete = False  # asked for by numpyro.infer.SVI
+    can_infer_discrete = True  # asked for by numpyro.infer.SVI
 
     def __repr__(self) -> str:
         """The call that makes it."""
-        options = "".join(f"{name}={value!r}, " for name, value in self.options)
+        given = [*self.options, *self.arrays.items()]
+        options = "".join(f"{name}={value!r}, " for name, value in given)
         return f"{self.program.__qualname__}({options}estimator={self.estimator!r})"
 
     def value(self, key: Array, q: Any, target: Target) -> Float[Array, ""]:
@@ -46,9 +57,13 @@ class Objective:
           Shape ``()``.
         """
         path_key, batch_key = jax.random.split(key)
-        p_view = TargetView(batch_key if target.subsampled else None, target)
-        q_view = FamilyView(path_key, q, self.estimator)
-        return self.program(p_view, q_view, **dict(self.options))
+        batch_key = batch_key if target.subsampled else None
+        name = self.program.__name__
+        source = FamilySource(name, path_key, batch_key, q, target, self.estimator)
+        return estimate(self._run, source)
+
+    def _run(self, p: Any, q: Any) -> Any:
+        return self.program(p, q, **dict(self.options), **self.arrays)
 
     def __call__(self, key: Array, q: Any, target: Target) -> tuple[Float[Array, ""], Any]:
         """Loss (minus the objective) and its gradient, a pytree like ``q``."""
@@ -64,12 +79,52 @@ class Objective:
         **kwargs: Any,
     ) -> Float[Array, ""]:
         """Minus the objective of a NumPyro model and guide: the protocol of NumPyro's losses."""
-        from vi.program.guide import GuideView, ModelView
+        from vi.program.guide import GuideSource
 
-        model_key, guide_key = jax.random.split(rng_key)
-        p = ModelView(model_key, model, param_map, args, kwargs)
-        q = GuideView(guide_key, guide, param_map, self.estimator, args, kwargs)
-        return -self.program(p, q, **dict(self.options))
+        name = self.program.__name__
+        source = GuideSource(name, rng_key, model, guide, param_map, self.estimator, args, kwargs)
+        return -estimate(self._run, source)
+
+    def plan(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> str:
+        """How each site of a guide is differentiated, as a table to print.
+
+        Args:
+          model: a NumPyro model.
+          guide: a NumPyro guide.
+          *args: their arguments.
+          **kwargs: their keyword arguments.
+
+        Returns:
+          One line for each site: its distribution, plates, estimator, and who chose it.
+
+        Raises:
+          TargetError: for an estimator that a site does not allow.
+
+        Example:
+          >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist, vi
+          >>> def guide():
+          ...     scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+          ...     with numpyro.plate("rows", 5):
+          ...         numpyro.sample("on", dist.Bernoulli(0.5 * jnp.ones(5)))
+          ...         numpyro.sample("count", dist.Poisson(scale))
+          >>> print(vi.elbo(num_particles=2).plan(guide, guide))
+          site   distribution    plates  estimator
+          scale  LogNormal       -       Pathwise() (default)
+          on     BernoulliProbs  rows    Enumerate() (default)
+          count  Poisson         rows    Score(baseline='leave_one_out') (default)
+        """
+        from vi.program.sites import discover
+
+        structure = discover(guide, model, {}, args, kwargs, self.estimator)
+        table = [("site", "distribution", "plates", "estimator")]
+        for site in structure.sites.values():
+            how = "follows from the others" if site.fixed else repr(site.estimator)
+            by_default = "" if site.chosen or site.fixed else " (default)"
+            plates = ", ".join(sorted(site.plates)) or "-"
+            table.append((site.name, site.kind, plates, how + by_default))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rows = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+        return "\n".join(rows)
 
     def loss_with_mutable_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What NumPyro calls when a guide or model has ``numpyro.mutable`` sites.
@@ -88,13 +143,19 @@ def objective(program: Callable) -> Callable[..., Objective]:
 
     The program's effect is sampling, ``q.sample(num_particles)`` or
     ``q.expect(f, num_particles)``; densities are ``p.log_density(z)`` and
-    ``q.log_density(z)``, one value for each draw. It returns a scalar to be maximised.
+    ``q.log_density(z)``, one value for each draw. It returns a scalar to be maximised, or a
+    `Penalised` value. What is returned is differentiated so that the gradient is unbiased for
+    that of its mean, under the estimator chosen.
+
+    A program is written for one datum: with a guide whose random sites are all in a plate, it is
+    run for each row, and its values are summed and scaled. Where it is linear in the log
+    densities this makes no difference.
 
     Args:
       program: called as ``program(p, q, **options)``; options are keyword-only.
 
     Returns:
-      A constructor, ``(*, estimator=Pathwise(), **options) -> Objective``.
+      A constructor, ``(*, estimator=None, **options) -> Objective``.
 
     Example:
       >>> import jax, jax.numpy as jnp, vi
@@ -111,7 +172,9 @@ def objective(program: Callable) -> Callable[..., Objective]:
 
     @functools.wraps(program)
     def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
-        return Objective(estimator or Pathwise(), program, tuple(sorted(options.items())))
+        arrays = {name: x for name, x in options.items() if isinstance(x, jax.Array)}
+        rest = ((name, x) for name, x in sorted(options.items()) if name not in arrays)
+        return Objective(estimator, program, tuple(rest), arrays)
 
     return make
 
@@ -133,6 +196,6 @@ def elbo(p: Any, q: Any, *, num_particles: int = 1) -> Float[Array, ""]:
     return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
 
 
-def with_estimator(of: Objective, estimator: Estimator) -> Objective:
+def with_estimator(of: Objective, estimator: Estimator | None) -> Objective:
     """The same objective, differentiated in another way."""
     return dataclasses.replace(of, estimator=estimator)

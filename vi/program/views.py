@@ -1,61 +1,136 @@
-"""What an objective's program sees of a family and of a target."""
+"""A family on the flat vector and a target as a program sees them."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from vi.program.estimators import Estimator
-from vi.targets import Target
+from vi.errors import TargetError
+from vi.families import Delta
+from vi.program.axis import Plate
+from vi.program.estimators import (
+    PATHWISE,
+    DoublyReparameterized,
+    Estimator,
+    Pathwise,
+    Score,
+    StickingTheLanding,
+)
+from vi.program.tape import Draws, ScoreTerm, Term, Through
+
+stop = jax.lax.stop_gradient
 
 
-class FamilyView:
-    """A family, with the parameters of its density live or stopped as the estimator says."""
+class FamilySource:
+    """A family and a target; a `vi.program.estimate.Model` with one site, the vector z."""
 
-    def __init__(self, key: Array, q: Any, estimator: Estimator):
-        self._key = key
-        self._path = q
-        self._density = estimator.density(q)
+    plates: dict[str, Plate] = {}  # noqa: RUF012
+    common: frozenset[str] = frozenset()
 
-    def sample(self, num_particles: int) -> Float[Array, "K D"]:
-        """Reparameterised draws; for families whose draws are equally weighted."""
-        z, weights = self._path.draw(self._path.noise(self._key, num_particles))
-        if z.shape[0] != num_particles:
+    def __init__(
+        self,
+        name: str,
+        path_key: Array,
+        batch_key: Array | None,
+        q: Any,
+        target: Any,
+        estimator: Estimator | None,
+    ):
+        self.name, self._key, self._batch_key = name, path_key, batch_key
+        self._q, self._target = q, target
+        self._estimator = Pathwise() if estimator is None else estimator
+        if not isinstance(self._estimator, (*PATHWISE, Score)) or (
+            isinstance(self._estimator, Score) and isinstance(q, Delta)
+        ):
+            raise TargetError(
+                f"{name}: expected Pathwise, StickingTheLanding, DoublyReparameterized or, unless "
+                f"the family is a point, Score for a family on the flat vector; got "
+                f"{self._estimator!r} with {type(q).__name__}. Estimators by site are for NumPyro "
+                "guides (vi.SVI)."
+            )
+
+    @property
+    def minibatch(self) -> frozenset[str]:
+        """Plates of which the target takes only some rows."""
+        return frozenset() if self._batch_key is None else frozenset(self._target.structure.plates)
+
+    @property
+    def through(self) -> Through:
+        """What the density of q is differentiated through."""
+        return "draws" if isinstance(self._estimator, StickingTheLanding) else "both"
+
+    @property
+    def doubly(self) -> bool:
+        """Whether the draws are doubly reparameterised."""
+        return isinstance(self._estimator, DoublyReparameterized)
+
+    def draw(self, index: int, num_particles: int, *, weighted: bool, detached: bool) -> Draws:
+        """Draws; weighted ones of mixtures come from each component."""
+        key = jax.random.fold_in(self._key, index) if index else self._key
+        if isinstance(self._estimator, Score):
+            z = stop(self._q.sample(key, num_particles))
+            if detached:
+                return Draws(z, num_particles)
+            score = Term("z", self._q.log_prob(z), {})
+            return Draws(
+                z, num_particles, scores=(ScoreTerm(score, self._baseline(num_particles)),)
+            )
+        if detached:
+            return Draws(stop(self._q.sample(key, num_particles)), num_particles)
+        z, weights = self._q.draw(self._q.noise(key, num_particles))
+        if z.shape[0] == num_particles:
+            return Draws(z, num_particles)
+        if not weighted:
             raise TypeError(
                 f"q.sample: expected a family with equally weighted draws; "
-                f"{type(self._path).__name__} has weighted ones, one set for each component. "
-                "Write the objective with q.expect, which uses the weights."
+                f"{type(self._q).__name__} has weighted ones, one set for each component. "
+                "Write the objective with q.expect, which uses the weights, or use vi.Score()."
             )
-        del weights
-        return z
+        return Draws(z, num_particles, z.shape[0] // num_particles, weights=weights)
 
-    def expect(self, f: Callable[[Array], Array], num_particles: int) -> Float[Array, ""]:
-        """Estimate of E_q[f(z)] from ``num_particles`` draws (of each component, in a mixture).
+    def _baseline(self, num_particles: int) -> Any:
+        baseline = self._estimator.baseline  # type: ignore[union-attr]
+        if callable(baseline):
+            return stop(baseline())
+        if baseline == "leave_one_out" and num_particles < 2:
+            raise TargetError(
+                f"{self.name}: expected num_particles >= 2 with Score(baseline='leave_one_out'), "
+                "which is made of the other particles; got 1. Take more, or "
+                "vi.Score(baseline='none')."
+            )
+        return baseline
 
-        Args:
-          f: maps draws of shape ``(K, D)`` to values of shape ``(K,)``.
-          num_particles: number of draws.
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Not known of a target."""
+        del index, num_particles
+        raise TargetError(self._no_prior)
 
-        Returns:
-          Shape ``()``.
-        """
-        z, weights = self._path.draw(self._path.noise(self._key, num_particles))
-        return jnp.sum(weights * f(z))
+    @property
+    def _no_prior(self) -> str:
+        return (
+            f"{self.name}: expected a NumPyro model with a guide, whose prior is told apart from "
+            "its likelihood; got a target, which is one log density. Use vi.SVI, or an objective "
+            "without log_prior."
+        )
 
-    def log_density(self, z: Float[Array, "K D"]) -> Float[Array, " K"]:
-        """Log density of q at draws, in nats."""
-        return self._density.log_prob(z)
+    def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
+        """Log density of the target or the family."""
+        del draws
+        if side == "prior":
+            raise TargetError(self._no_prior)
+        z = stop(z) if through == "parameters" else z
+        if side == "p":
+            log_density: Callable = self._target.log_density
+            return (Term("z", jax.vmap(lambda x: log_density(x, self._batch_key))(z), {}),)
+        q = stop(self._q) if through == "draws" else self._q
+        return (Term("z", q.log_prob(z), {}),)
 
+    def parents(self, side: str, term: str) -> frozenset[str]:
+        """Everything depends on the one site."""
+        del side, term
+        return frozenset({"z"})
 
-class TargetView:
-    """A target; all particles of one evaluation see the same minibatch."""
-
-    def __init__(self, key: Array | None, target: Target):
-        self._key = key
-        self._target = target
-
-    def log_density(self, z: Float[Array, "K D"]) -> Float[Array, " K"]:
-        """Log density of the target at draws, in nats; unbiased under subsampling."""
-        return jax.vmap(lambda x: self._target.log_density(x, self._key))(z)
+    def forced(self, forced: dict[str, tuple[Array, Array]]) -> "FamilySource":
+        """Never asked for: the vector has no alternatives."""
+        raise AssertionError(forced)

@@ -1,0 +1,277 @@
+"""What a program does while it runs: it draws, and it asks for log densities.
+
+A program is run once on real draws, and recorded. Everything it was handed is then known, and
+it can be run again on other numbers, at no evaluation of the model: with one particle replaced,
+datum by datum, or differentiated in the log densities. All estimators are made of such replays.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array, Float
+
+from vi.errors import TargetError
+
+Through = Literal["both", "draws", "parameters"]
+Side = Literal["p", "prior", "q"]
+Kind = Literal["equal", "weighted", "detached", "prior"]
+
+
+class Term(NamedTuple):
+    """One site's part of a log density: ``(R, *batch)``, with the plates among its dimensions."""
+
+    name: str
+    value: Array
+    plates: dict[str, int]  # name of a plate -> its dimension, negative
+
+
+class ScoreTerm(NamedTuple):
+    """Log density of a site at its draws, with live parameters; and how its cost is centred.
+
+    The baseline is ``"leave_one_out"``, ``"none"`` or a prediction for each datum; ``scale`` is
+    N/B of the site's plates; ``held`` says whether the draw itself carries no gradient.
+    """
+
+    term: Term
+    baseline: Any
+    scale: float = 1.0
+    held: bool = True
+
+
+class Alternatives(NamedTuple):
+    """Other values of a site, and weights whose gradient is that of the site's law.
+
+    The weights have the value zero: ``(R, A, *batch)``; values ``(R, A, *shape)``.
+    """
+
+    values: Array
+    weights: Term
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Draws as they are handed to a program, in R = K × V rows.
+
+    Attributes:
+      values: what the program sees; a leading axis of R rows.
+      particles: K, independent draws.
+      branches: V, joint values of the enumerated sites.
+      weights: ``(R,)``, of families whose draws are weighted; they sum to one.
+      log_weights: log probabilities of enumerated values, by site.
+      scores: sites with a score-function term.
+      alternatives: sites with differences to other values.
+      context: what the source keeps for itself.
+    """
+
+    values: Any
+    particles: int
+    branches: int = 1
+    weights: Array | None = None
+    log_weights: tuple[Term, ...] = ()
+    scores: tuple[ScoreTerm, ...] = ()
+    alternatives: dict[str, Alternatives] = dataclasses.field(default_factory=dict)
+    context: Any = None
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.particles * self.branches
+
+    @property
+    def plain(self) -> bool:
+        """Whether the path alone carries the gradient."""
+        return not (self.log_weights or self.scores or self.alternatives)
+
+
+class DrawCall(NamedTuple):
+    """The program took draws."""
+
+    draws: Draws
+
+
+class DensityCall(NamedTuple):
+    """The program asked for a log density at the draws of call ``owner`` (None: elsewhere)."""
+
+    side: Side
+    terms: tuple[Term, ...]
+    owner: int | None
+    through: Through
+
+
+Call = DrawCall | DensityCall
+
+
+class Source(Protocol):
+    """Where draws and log densities come from: a family with a target, a guide with a model."""
+
+    def draw(self, index: int, num_particles: int, *, weighted: bool, detached: bool) -> Draws:
+        """Draws for the program's call number ``index``."""
+        ...
+
+    def prior(self, index: int, num_particles: int) -> Draws:
+        """Draws of the model's latent sites, for the program's call number ``index``."""
+        ...
+
+    def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
+        """Log density at ``z``, site by site."""
+        ...
+
+
+class Recording:
+    """Runs a program on real draws and keeps what it was handed."""
+
+    def __init__(self, source: Source, default: Through):
+        self.default: Through
+        self.source, self.default = source, default
+        self.calls: list[Call] = []
+        self.here = get_opaque_trace_state()
+
+    def _check(self, what: str) -> None:
+        """A call inside a transformation would be recorded, and replayed, without it."""
+        if get_opaque_trace_state() != self.here:
+            raise TargetError(
+                f"objective: expected {what} outside of JAX transformations; the program calls it "
+                "inside jax.vmap, jax.lax.scan, jax.jit, jax.grad or the like. Call it first, with "
+                "all draws at once, and transform what is done with the values."
+            )
+
+    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+        """Values, and weights that sum to one."""
+        self._check("q.sample and q.expect")
+        index = sum(isinstance(call, DrawCall) for call in self.calls)
+        if kind == "prior":
+            draws = self.source.prior(index, num_particles)
+        else:
+            weighted, detached = kind == "weighted", kind == "detached"
+            draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
+        self.calls.append(DrawCall(draws))
+        return draws.values, uniform(draws) if draws.weights is None else draws.weights
+
+    def density(self, side: Any, z: Any, through: Through | None) -> Array:
+        """Log density of the rows of ``z``."""
+        self._check("log_density")
+        if through is None:
+            through = self.default if side == "q" else "both"
+        owner = next(
+            (
+                i
+                for i, call in enumerate(self.calls)
+                if isinstance(call, DrawCall) and call.draws.values is z
+            ),
+            None,
+        )
+        draws = None if owner is None else self.calls[owner].draws  # type: ignore[union-attr]
+        terms = self.source.terms(side, z, draws, through)
+        self.calls.append(DensityCall(side, terms, owner, through))
+        return total(terms)
+
+
+class Replaying:
+    """Runs a program on numbers handed to it, in the order in which it asked for them."""
+
+    def __init__(self, handed: list[Any]):
+        self.rest = iter(handed)
+
+    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+        """The next numbers, which are draws and weights."""
+        del num_particles, kind
+        return next(self.rest)
+
+    def density(self, side: Any, z: Any, through: Through | None) -> Array:
+        """The next numbers, which are a log density."""
+        del side, z, through
+        return next(self.rest)
+
+
+def uniform(draws: Draws) -> Float[Array, " R"]:
+    """Equal weights of the rows, in the dtype of the draws."""
+    floating = [x for x in jax.tree.leaves(draws.values) if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
+    return jnp.full(draws.rows, 1 / draws.rows, dtype)
+
+
+def total(terms: tuple[Term, ...]) -> Float[Array, " R"]:
+    """The log density of each row."""
+    parts = [t.value.reshape(t.value.shape[0], -1).sum(-1) for t in terms]
+    return sum(parts[1:], start=parts[0])
+
+
+class DensityView:
+    """A log density as a program sees it."""
+
+    _side: Side = "p"
+
+    def __init__(self, tape: Recording | Replaying):
+        self._tape = tape
+
+    def log_density(self, z: Any, through: Through | None = None) -> Float[Array, " K"]:
+        """Log density at draws, in nats; of p, unnormalised, and unbiased under subsampling.
+
+        Args:
+          z: draws: of a family ``(K, D)``, of a guide a dictionary of its sites.
+          through: what the gradient goes through: the ``"draws"``, the ``"parameters"`` of the
+            density, or ``"both"``; if not given, both for p, and for q what the estimator says.
+
+        Returns:
+          Shape ``(K,)``.
+        """
+        return self._tape.density(self._side, z, through)
+
+
+class ModelView(DensityView):
+    """A target or model as a program sees it."""
+
+    def log_prior(self, z: Any, through: Through = "both") -> Float[Array, " K"]:
+        """Log density of a model's latent sites alone, without its observations.
+
+        Args:
+          z: draws of a guide.
+          through: as in `log_density`.
+
+        Returns:
+          Shape ``(K,)``.
+
+        Raises:
+          TargetError: for a `Target`, whose density is not told apart.
+        """
+        return self._tape.density("prior", z, through)
+
+    def sample_prior(self, num_particles: int) -> Any:
+        """Draws of a model's latent sites from their prior, as a dictionary; not differentiated."""
+        return self._tape.draw(num_particles, "prior")[0]
+
+
+class FamilyView(DensityView):
+    """A family or guide as a program sees it."""
+
+    _side: Side = "q"
+
+    def sample(self, num_particles: int, *, detached: bool = False) -> Any:
+        """Equally weighted independent draws.
+
+        Args:
+          num_particles: K.
+          detached: take them as data: no gradient for the law they are drawn from. The program
+            is then differentiated at fixed draws, which is not the gradient of its mean.
+
+        Returns:
+          Shape ``(K, D)`` for a family, a dictionary of ``(K, *shape)`` for a guide.
+        """
+        return self._tape.draw(num_particles, "detached" if detached else "equal")[0]
+
+    def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
+        """Estimate of E_q[f(z)]; enumerated sites and components of mixtures are summed over.
+
+        Args:
+          f: maps draws, with a leading axis of rows, to one value for each row.
+          num_particles: number of draws.
+
+        Returns:
+          Shape ``()``.
+        """
+        z, weights = self._tape.draw(num_particles, "weighted")
+        return jnp.sum(weights * f(z))
