@@ -11,7 +11,8 @@ demo: $(VENV)/.examples ## a real posterior from real data, its verdict, picture
 	$(BIN)/python examples/logistic_regression.py --out $(OUT)
 
 examples: demo ## every example
-	$(BIN)/python examples/own_divergence.py --out $(OUT)
+	$(BIN)/python examples/new_divergence.py --out $(OUT)
+	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
@@ -30,6 +31,12 @@ docs: $(VENV)/.docs ## the documentation, under docs/_build/html
 
 bench: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated
 	$(BIN)/python -m benchmarks.gaussian --seeds 5 --readme README.md
+
+bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes docs/generated
+	$(BIN)/python -m benchmarks.optimizers
+
+bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
+	$(BIN)/python -m benchmarks.programs
 
 bench-quick: $(VENV)/.bench ## the same with one seed
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)

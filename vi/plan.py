@@ -1,7 +1,7 @@
 """From options to an algorithm: which run approximates a target, and from where it starts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from vi.gaussian.batch_and_match import ScoreSample
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
 from vi.gaussian.low_rank import LowRankSolver
 from vi.gaussian.solve import MAX_DENSE, Solver
-from vi.options import FitOptions, groups_of
+from vi.options import Estimator, FitOptions, groups_of
 from vi.program import Objective, Pathwise, StickingTheLanding, elbo, with_estimator
 from vi.random import host_generator
 from vi.stochastic import StochasticRun
@@ -147,6 +147,12 @@ def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any
 def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
     """The objective under the estimator chosen: a value called as ``(key, q, target)``."""
     chosen = options.estimator
+    if chosen is not None and not isinstance(chosen, (*get_args(Estimator), ScoreSample)):
+        names = ", ".join(kind.__name__ for kind in get_args(Estimator))
+        raise TypeError(
+            f"vi.fit: expected an estimator out of {names}; got {chosen!r}. To write your own "
+            "objective use vi.objective."
+        )
     if isinstance(chosen, (BonnetPrice, SphericalRadial, Stein, ScoreSample)):
         if options.objective is not None or not isinstance(q, Gaussian):
             raise ValueError(
