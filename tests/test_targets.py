@@ -276,3 +276,22 @@ def test_operations_count_loops_and_products():
     assert count_operations(product.jaxpr) == 2 * 4 * 5 * 6
     small, large = (vi.target(models.regression, *models.regression_data(n)) for n in (60, 600))
     assert 5 < large.operations / small.operations < 15
+
+
+def test_the_prior_point_of_a_chain_that_overflows_is_zero():
+    """Steps whose prior mean is beyond the largest float start at zero; later ones go on."""
+
+    def chain(y):
+        def step(carry, value):
+            x = numpyro.sample("x", dist.LogNormal(jnp.log(carry) + 2.0, 3.0))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=value)
+            return x, None
+
+        scan(step, 1.0, y)
+
+    point = np.asarray(vi.target(chain, np.ones(16)).prior_point())
+    growth = 2.0 + 3.0**2 / 2
+    overflows = int(np.log(np.finfo(np.float32).max) / growth)
+    expected = growth * np.arange(1, 17)
+    expected[overflows:] = growth * np.arange(16 - overflows)
+    assert np.allclose(point, expected, rtol=1e-5)
