@@ -27,8 +27,9 @@ def clip_by_ema_norm(
        g_t \mapsto \tilde g_t = g_t \min\Big(1, κ \frac{\hat m_t}{‖g_t‖}\Big), \qquad
        m_{t+1} = ρ m_t + (1 - ρ) ‖\tilde g_t‖, \quad \hat m_t = \frac{m_t}{1 - ρ^{t}}
 
-    The mean is of norms after clipping, so an outlier raises the threshold by a factor of
-    1 + (κ - 1)(1 - ρ) at most, and a lasting change is followed within a few 1/(1 - ρ) steps.
+    The mean is of norms after clipping, so in the long run an outlier raises the threshold by a
+    factor of 1 + (κ - 1)(1 - ρ) at most; at step t by (κ (1 - ρ) + ρ (1 - ρ^{t-1}))/(1 - ρ^t),
+    which is more while t is below 1/(1 - ρ). A lasting change is followed within a few times that.
     Nothing is clipped until a gradient other than zero was seen. With a fixed threshold it is
     ``optax.clip_by_global_norm``. Under skewed noise the mean of clipped gradients is biased:
     keep κ well above 1.

@@ -66,11 +66,10 @@ def lazy_newton(
     The first two references assume exact gradients. With noise, what makes the method work is
     that the Hessian does not share the gradient's sample (``curvature``) and is averaged. The
     test then keeps λ above the sampling error of a Hessian: with few draws and many parameters
-    steps are shorter than they need be. Without ``adaptive``, "gradient" diverged on two of two
-    Gaussian variational families whose scale started far from the optimum. With the defaults it
-    came within 0.6 nats of the best of several methods on four of five variational problems in
-    1000 steps (one seed), and was 50 nats behind on the fifth, a Student-t distribution whose mode
-    is 90 from the start.
+    steps are shorter than they need be. Under fresh noise it is behind tuned Adam by tens of nats or more in
+    most problems of ``benchmarks.optimizers`` (network, cancer, Gaussian and both Poisson ones),
+    where one Hessian costs two gradients for each parameter, and does well on fixed draws: use
+    it there. Without ``adaptive`` it can diverge where the scale starts far from the optimum.
     Under `jax.vmap` both sides of a condition are computed, so the Hessian is at every step.
 
     Args:

@@ -48,10 +48,9 @@ def psgd(
     Groups: "dense" upper triangular Q; "diagonal"; "low_rank", :math:`(I + UV^T)\,diag(d)`;
     "kronecker", two triangular factors for each matrix among the parameters. At the first step
     Q is scaled by :math:`(\|v\|^2 / \|h\|^2)^{1/4}`. The fit takes 50 to 200 steps to settle:
-    warm the learning rate up, or start with a small one. "low_rank" with a rate of 0.1 diverged
-    on a variational family for a Poisson regression with an exponential link that started far
-    from the optimum. On three of four other problems it came within 0.6 nats of the best of several
-    methods in 1000 steps, and not on a mean-field family for a Gaussian of condition 1e4.
+    warm the learning rate up, or start with a small one. It can diverge where q starts
+    far from the optimum of a target with an exponential link; it is not among the methods of
+    ``benchmarks.optimizers``.
 
     Args:
       key: for the probes v; step t uses ``fold_in(key, t)``.
