@@ -66,10 +66,11 @@ def lazy_newton(
     The first two references assume exact gradients. With noise, what makes the method work is
     that the Hessian does not share the gradient's sample (``curvature``) and is averaged. The
     test then keeps λ above the sampling error of a Hessian: with few draws and many parameters
-    steps are shorter than they need be. Under fresh noise it is behind tuned Adam by tens of nats or more in
-    most problems of ``benchmarks.optimizers`` (network, cancer, Gaussian and both Poisson ones),
-    where one Hessian costs two gradients for each parameter, and does well on fixed draws: use
-    it there. Without ``adaptive`` it can diverge where the scale starts far from the optimum.
+    steps are shorter than they need be. Under fresh noise it is behind tuned Adam by tens of nats
+    or more in most problems of ``benchmarks.optimizers`` (network, cancer, Gaussian and both
+    Poisson ones), where one Hessian costs two gradients for each parameter, and does well on
+    fixed draws: use it there. Without ``adaptive`` it can diverge where the scale starts far from
+    the optimum.
     Under `jax.vmap` both sides of a condition are computed, so the Hessian is at every step.
 
     Args:
