@@ -166,15 +166,17 @@ def _row(cells: list[str]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Text with ``code``, `names` and *stress*, as in docstrings."""
+    """Text with ``code``, `names`, *stress* and **strong** stress, as in docstrings."""
     out: list[nodes.Node] = []
-    for part in re.split(r"(``[^`]+``|`[^`]+`|\*\w+\*)", text):
+    for part in re.split(r"(``[^`]+``|`[^`]+`|\*{1,2}\w+\*{1,2})", text):
         if part.startswith("``"):
             out.append(nodes.literal("", part.strip("`")))
         elif part.startswith("`"):
             name = part.strip("`")
             literal = nodes.literal("", name, classes=["xref", "py"])
             out.append(pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name))
+        elif part.startswith("**") and part.endswith("**"):
+            out.append(nodes.strong("", part.strip("*")))
         elif part.startswith("*") and part.endswith("*"):
             out.append(nodes.emphasis("", part.strip("*")))
         elif part:
