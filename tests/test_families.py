@@ -79,6 +79,19 @@ def mix():
     return vi.mixture([a, b], jnp.array([1.0, 3.0]))
 
 
+@pytest.mark.parametrize(
+    "weights", [[-1.0, 2.0], [0.0, 1.0], [np.nan, 1.0], [np.inf, 1.0], [1.0], [[0.5, 0.5]]]
+)
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="2 positive finite weights"):
+        vi.mixture([vi.full_rank(2), vi.full_rank(2)], jnp.array(weights))
+
+
+def test_weights_may_be_traced():
+    make = jax.jit(lambda w: vi.mixture([vi.full_rank(2), vi.full_rank(2)], w).logits)
+    assert np.allclose(np.exp(make(jnp.array([0.25, 0.75]))), [0.25, 0.75])
+
+
 def test_mixture_is_normalised_and_has_its_moments(mix):
     grid = np.linspace(-9, 11, 400)
     points = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1)

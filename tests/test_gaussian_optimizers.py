@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import optimize
 
 import vi
 from tests import models
@@ -108,6 +109,80 @@ def test_forward_backward_guards_its_step(rate, x64):
     target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(1))
     q = descend(forward_backward(rate), SphericalRadial(), vi.full_rank(1, scale=5.0), target, 200)
     assert np.isclose(q.variance()[0], 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [forward_backward, bures_wasserstein])
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_wasserstein_steps_forget_the_curvature_of_the_start(rule, rate, x64):
+    """-x⁴/4 has curvature 2700 at 30 and 3/√3 at its best Gaussian: s = 1/(3s), m = 0."""
+    target = vi.target(lambda x: -0.25 * jnp.sum(x**4), jnp.zeros(1))
+    start = vi.full_rank(1, loc=jnp.full(1, 30.0))
+    q = descend(rule(rate), SphericalRadial(), start, target, 500)
+    assert np.allclose(q.loc, 0, atol=1e-6)
+    assert np.allclose(q.variance(), 3**-0.5, rtol=1e-6)
+
+
+def test_the_guard_forgets_in_a_few_dozen_steps(x64):
+    """Curvature 4 seen once, then 0.5: η stays at 1/(4 · 0.95ᵏ) until that is less than 0.5."""
+    q, optimizer = vi.full_rank(1, loc=jnp.ones(1)), forward_backward(10.0)
+    state = optimizer.init(q)
+    for k in range(50):
+        curvature = 0.5 if k else -4.0  # the other sign counts as well
+        target = vi.target(lambda x, c: -0.5 * c * jnp.sum(x**2), jnp.zeros(1), curvature)
+        _, grads = SphericalRadial()(jax.random.key(k), q, target)
+        updates, state = optimizer.update(grads, state, q)
+        kept = max(4 * 0.95**k, 0.5)
+        assert np.isclose(state.smoothness, kept)
+        assert np.allclose(updates.loc, -grads.loc / kept)
+
+
+@pytest.mark.parametrize("rule", [forward_backward, bures_wasserstein])
+def test_wasserstein_steps_move_where_curvature_is_negative(rule, x64):
+    """From the flank of a Cauchy density, where log p is convex, to its best Gaussian."""
+    target = vi.target(lambda x: -jnp.sum(jnp.log1p(x**2)), jnp.zeros(1))
+    start = vi.full_rank(1, loc=jnp.full(1, 10.0), scale=0.5)
+    q = descend(rule(1.0), vi.gaussian.Stein(256), start, target, 300)
+    x, w = np.polynomial.hermite_e.hermegauss(200)
+    curvature = lambda s: w @ (2 * (1 - s * x**2) / (1 + s * x**2) ** 2) / w.sum()
+    best = optimize.brentq(lambda s: s * curvature(s) - 1, 1.0, 10.0)
+    assert abs(q.loc[0]) < 0.1
+    assert np.isclose(q.variance()[0], best, rtol=0.1)
+
+
+def test_natural_gradient_on_a_gaussian_goes_as_stated(x64):
+    """a to 2a/(1 + a²) and 1 - the same share of the distance; cut to one standard deviation."""
+    a, offset = np.array([0.2, 1.0, 3.0]), np.array([0.1, -0.1, 0.05])
+    target = vi.target(lambda x: -0.5 * jnp.sum(a * (x - offset) ** 2), jnp.zeros(3))
+    q = descend(
+        natural_gradient(1.0, max_change=1e9), SphericalRadial(), vi.full_rank(3), target, 1
+    )
+    share = 2 * a / (1 + a**2)
+    assert np.allclose(a * np.diag(q.covariance()), share)
+    assert np.allclose(q.loc, share * offset)
+    far = vi.target(lambda x: -2 * jnp.sum((x - 3) ** 2), jnp.zeros(1))
+    q = descend(natural_gradient(1.0, max_change=1e9), SphericalRadial(), vi.full_rank(1), far, 1)
+    assert np.isclose(q.variance()[0], 2 / 17)
+    assert np.isclose(q.loc[0], 0.343, atol=5e-4)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_score_samples_are_as_many_as_asked_for(count):
+    """What is billed is what is drawn; an odd antithetic draw has no partner."""
+    target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    q = vi.full_rank(2)
+    for antithetic in (True, False):
+        loss, found = ScoreSample(count, antithetic)(jax.random.key(0), q, target)
+        assert found.draws.shape == found.scores.shape == (count, 2)
+        assert np.isfinite(loss)
+        assert np.array_equal(found.scores, -found.draws)
+    q = descend(batch_and_match(0.1), ScoreSample(count), q, target, 3)
+    assert np.all(np.isfinite(q.covariance()))
+
+
+def test_no_score_samples_are_refused():
+    target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    with pytest.raises(ValueError, match="num_samples >= 1"):
+        ScoreSample(0)(jax.random.key(0), vi.full_rank(2), target)
 
 
 def test_natural_gradient_keeps_the_covariance_positive_on_a_saddle(x64):

@@ -48,6 +48,23 @@ def test_both_modes_are_covered():
     assert abs(np.mean(draws[:, 0] > 0) - 0.5) < 0.05
 
 
+def test_weights_find_the_shares_of_the_modes(x64):
+    """From equal weights to 0.9 and 0.1, on a mixture that the family contains."""
+    components = [
+        vi.full_rank(2, loc=jnp.full(2, m), scale=s) for m, s in ((-3.0, 1.0), (3.0, 0.7))
+    ]
+    truth = vi.mixture(components, jnp.array([0.9, 0.1]))
+    start = vi.mixture([vi.full_rank(2, loc=jnp.full(2, m)) for m in (-2.5, 2.5)])
+    solver = MixtureSolver(vi.target(truth.log_prob, jnp.zeros(2)), jax.random.key(0), start)
+    state = solver.initial()
+    while not solver.done(state):
+        state = solver.advance(state)
+    q = solver.result(state)
+    assert np.allclose(jax.nn.softmax(q.logits), [0.9, 0.1], atol=0.01)
+    assert np.allclose(q.components.loc, truth.components.loc, atol=0.05)
+    assert np.allclose(q.covariance(), truth.covariance(), atol=0.2)
+
+
 def test_budget_is_kept():
     posterior = vi.fit(banana, jnp.zeros(2), key=jax.random.key(0), family="auto", budget=2000)
     assert posterior.cost["gradients"] <= 2000

@@ -15,6 +15,7 @@ from numpyro.infer import Predictive
 import vi
 from tests import models
 from tests.stats import assert_mean
+from vi.posterior import tables
 
 KEY = jax.random.key(5)
 
@@ -101,6 +102,20 @@ def test_summary_agrees_with_arviz(schools):
     corrected = schools.summary(corrected=True)
     assert corrected.shape == ours.shape
     assert not np.allclose(corrected["mean"], ours["mean"], atol=1e-3)
+
+
+def test_summary_keeps_digits_at_every_scale():
+    """Four digits of each row's standard deviation, and no more."""
+    z = np.random.default_rng(0).normal(size=4000)
+    sds = {"small": 1e-5, "one": 1.0, "large": 1e6}
+    draws = {name: (2 + z) * sd for name, sd in sds.items()}
+    found = tables.summary({**draws, "constant": np.full(4000, 1 / 3)})
+    for name, sd in sds.items():
+        assert np.allclose(found.loc[name, "mean"] / sd, 2 + z.mean(), atol=1e-3)
+        assert np.allclose(found.loc[name, "95%"] / sd, 2 + np.quantile(z, 0.95), atol=1e-3)
+        assert np.isclose(found.loc[name, "sd"] / sd, z.std(ddof=1), atol=1e-3)
+    assert found.loc["one", "mean"] == round(2 + z.mean(), 4 if z.std(ddof=1) < 1 else 3)
+    assert found.loc["constant", "mean"] == pytest.approx(1 / 3, abs=1e-12)
 
 
 def test_export_for_arviz(schools):

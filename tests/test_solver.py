@@ -8,9 +8,11 @@ import pytest
 import vi
 from tests import models
 from tests.stats import assert_mean
-from vi.gaussian import search
+from vi.gaussian import refine, search
+from vi.gaussian.chunk import run_chunk
 from vi.gaussian.root import DenseRoot, DiagonalRoot, restrict
 from vi.gaussian.solve import Phase, Solver
+from vi.gaussian.spherical import directions_of, estimate
 from vi.gaussian.stopping import Window, finished
 from vi.status import Status
 
@@ -110,6 +112,15 @@ def test_a_start_outside_the_support_is_drawn_in(x64):
     assert np.allclose(solver.result(state).variance(), 0.005**2, rtol=0.05)
 
 
+def test_one_coordinate_needs_no_factor(x64):
+    """family="low_rank" with D = 1 is mean field, and so exact on a Gaussian."""
+    target = vi.target(lambda x: -2 * jnp.sum((x - 3) ** 2), jnp.zeros(1))
+    posterior = vi.fit(target, key=jax.random.key(0), family="low_rank")
+    assert posterior.verdict.grade == "good"
+    assert np.allclose(posterior.q.loc, 3, atol=1e-6)
+    assert np.allclose(posterior.q.variance(), 0.25, rtol=1e-4)
+
+
 def test_nothing_finite_is_a_status():
     target = vi.target(lambda x: jnp.sum(x) * jnp.nan, jnp.zeros(2))
     _, state = solve(target)
@@ -120,8 +131,6 @@ def test_nothing_finite_is_a_status():
 
 def test_search_only_accepts_what_raises_the_elbo(x64):
     """Between rotations the rule is deterministic, so accepted values cannot fall."""
-    from vi.gaussian.spherical import directions_of, estimate
-
     target = vi.target(models.schools, models.SCHOOLS_Y, models.SCHOOLS_SIGMA)
     root = DenseRoot(np.eye(10))
     state = search.init(np.zeros(10), root, 0.0)
@@ -167,6 +176,48 @@ def test_left_to_gain_is_unbiased():
     plug_in = np.array([0.5 * np.sum((w.total / w.count) ** 2) for w in found])
     with pytest.raises(AssertionError):
         assert_mean(plug_in, exact)
+
+
+def test_skipped_steps_say_nothing_of_what_is_left():
+    """Rows of NaN, at a known place, give what the window without them gives."""
+    steps = np.full((10, 1), 2.0)
+    steps[::2] = np.nan
+    window = Window.empty(1).add(steps @ steps.T, np.nansum(steps, axis=0), -1.0)
+    assert window.count == 5
+    left, _, noise = window.left_to_gain()
+    assert (left, noise) == (2.0, 0.0)  # ½ 2²; left is 0.444 with zeros for the skipped
+    assert window.elbo == -1.0
+    steps[1:6:2] = np.nan
+    same = window.add(steps @ steps.T, np.nansum(steps, axis=0), -1.0)
+    assert same is window  # two steps do not show how they vary
+    assert not finished(Window.empty(1), 0.0, 4e-3)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(7, 3))
+    holes = np.insert(rows, [2, 2, 5], np.nan, axis=0)
+    dense = Window.empty(3).add(rows @ rows.T, rows.sum(0), 0.0)
+    sparse = Window.empty(3).add(holes @ holes.T, np.nansum(holes, axis=0), 0.0)
+    assert np.allclose(dense.left_to_gain(), sparse.left_to_gain())
+
+
+def test_a_refinement_counts_the_steps_it_took(x64):
+    """A density with holes: as many residuals as there are steps with finite values."""
+    hole = lambda x: jnp.where((x[0] > 1.2) & (x[0] < 1.5), jnp.nan, 0.0)
+    target = vi.target(lambda x: -0.5 * jnp.sum(x**2) + hole(x), jnp.zeros(2))
+    root = DenseRoot(np.eye(2))
+    states = (search.init(np.zeros(2), root, 0.0), refine.init(np.zeros(2), root, 0.0))
+    normal = np.random.default_rng(0).normal(size=(10, 2, 2))
+    rotations = np.stack([directions_of(m) for m in normal])
+    (_, refined), elbos, gram, total = run_chunk(
+        np.False_, rotations, np.int32(0), states, target, np.float64(0.2)
+    )
+    taken = np.isfinite(elbos)
+    assert 3 <= taken.sum() < 10
+    assert np.array_equal(np.isfinite(np.diag(gram)), taken)
+    window = Window.empty(len(total)).add(np.asarray(gram), np.asarray(total), 0.0)
+    assert window.count == taken.sum()
+    assert np.all(np.isfinite(total))
+    assert refined.status == Status.RUNNING
+    assert refined.step == 10
 
 
 def test_standard_error_of_left_to_gain_covers():

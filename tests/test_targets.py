@@ -374,3 +374,22 @@ def test_what_partial_bound_is_not_forgotten():
     target = vi.target(model, np.full(3, 4.0))
     assert slope(target) == 6
     assert target.with_bound(dict)()["scale"] == 2
+
+
+def test_the_prior_point_of_a_chain_that_overflows_is_zero():
+    """Steps whose prior mean is beyond the largest float start at zero; later ones go on."""
+
+    def chain(y):
+        def step(carry, value):
+            x = numpyro.sample("x", dist.LogNormal(jnp.log(carry) + 2.0, 3.0))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=value)
+            return x, None
+
+        scan(step, 1.0, y)
+
+    point = np.asarray(vi.target(chain, np.ones(16)).prior_point())
+    growth = 2.0 + 3.0**2 / 2
+    overflows = int(np.log(np.finfo(np.float32).max) / growth)
+    expected = growth * np.arange(1, 17)
+    expected[overflows:] = growth * np.arange(16 - overflows)
+    assert np.allclose(point, expected, rtol=1e-5)

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vi.families.gaussian import Gaussian
@@ -94,13 +96,14 @@ def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture
 
     Args:
       components: K ≥ 1 Gaussians.
-      weights: positive, need not sum to one; equal if not given.
+      weights: positive and finite, shape ``(K,)``, need not sum to one; equal if not given.
 
     Returns:
       The family.
 
     Raises:
-      ValueError: if the components differ in structure.
+      ValueError: if the components differ in structure, or if weights have another shape or,
+        outside of a trace, are not positive and finite.
 
     Example:
       >>> import jax.numpy as jnp, vi
@@ -113,6 +116,15 @@ def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture
             "mixture: expected at least one component, all of one structure; "
             f"got {components}. Use the same constructor for each."
         )
-    logits = jnp.zeros(len(components)) if weights is None else jnp.log(jnp.asarray(weights))
+    weights = jnp.ones(len(components)) if weights is None else jnp.asarray(weights)
+    bad = weights.shape != (len(components),)
+    if not bad and not isinstance(weights, Tracer):
+        bad = not np.all((np.asarray(weights) > 0) & np.isfinite(weights))
+    if bad:
+        raise ValueError(
+            f"mixture: expected {len(components)} positive finite weights, one a component; got "
+            f"weights {weights}. Leave a component out instead of giving it no weight."
+        )
+    logits = jnp.log(weights)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
     return Mixture(logits.astype(stacked.loc.dtype), stacked)

@@ -29,18 +29,28 @@ class BatchAndMatchState(NamedTuple):
 
 @module
 class ScoreSample:
-    """Estimator that hands an optimizer draws and scores, in place of a gradient of the ELBO."""
+    """Estimator that hands an optimizer draws and scores, in place of a gradient of the ELBO.
+
+    ``num_samples`` draws and gradients a call, at least one; antithetic draws come in pairs, an
+    odd last one alone.
+    """
 
     num_samples: int = static(default=32)
     antithetic: bool = static(default=True)
 
     def __call__(self, key: Array, q: Gaussian, target: Density) -> tuple[Array, Scores]:
         """Minus the ELBO on the draws, shape ``()``, and the draws with their scores."""
+        if self.num_samples < 1:
+            raise ValueError(
+                f"ScoreSample: expected num_samples >= 1; got {self.num_samples}. "
+                "Batch and match works best with a few dozen."
+            )
         noise_key, batch_key = jax.random.split(key)
-        count = self.num_samples // 2 if self.antithetic else self.num_samples
-        noise = q.noise(noise_key, count)
         if self.antithetic:
-            noise = jnp.concatenate([noise, -noise])
+            half = q.noise(noise_key, (self.num_samples + 1) // 2)
+            noise = jnp.concatenate([half, -half])[: self.num_samples]
+        else:
+            noise = q.noise(noise_key, self.num_samples)
         z, _ = q.draw(noise)
         values, scores = jax.vmap(jax.value_and_grad(lambda x: target.log_density(x, batch_key)))(z)
         return -jnp.mean(values) - q.entropy(), Scores(z, scores)

@@ -13,12 +13,14 @@ from vi.families.gaussian import Gaussian
 from vi.gaussian.root import BlockRoot, DenseRoot, DiagonalRoot, Root
 from vi.gaussian.whitening import replace, updates, whiten
 
+MEMORY = 0.95  # of the maximum of the curvature, a step: against noise, not for good
+
 
 class BuresWassersteinState(NamedTuple):
     """State of both transformations."""
 
     count: Array  # shape=(), dtype=int32
-    smoothness: Array  # largest eigenvalue of E[-∇² log p] seen, shape=()
+    smoothness: Array  # decaying maximum of the norm of E[-∇² log p], shape=()
 
 
 def _hessian(root: DenseRoot | DiagonalRoot, excess: Any) -> Array:
@@ -29,15 +31,21 @@ def _hessian(root: DenseRoot | DiagonalRoot, excess: Any) -> Array:
     return unwhitened(root.matrix, curvature)
 
 
-def _largest(hessian: Array) -> Array:
-    return jnp.max(hessian if hessian.ndim == 1 else jnp.linalg.eigvalsh(hessian))
+def _norm(hessian: Array) -> Array:
+    return jnp.max(jnp.abs(hessian if hessian.ndim == 1 else jnp.linalg.eigvalsh(hessian)))
+
+
+def _largest_precision(root: DenseRoot | DiagonalRoot) -> Array:
+    if isinstance(root, DiagonalRoot):
+        return 1 / jnp.min(root.diagonal**2)
+    return 1 / jnp.linalg.svd(root.matrix, compute_uv=False)[-1] ** 2
 
 
 Move = Callable[[Array, Array, Array], Array]  # root, S, step size -> new root
 
 
 def _transformation(
-    learning_rate: optax.ScalarOrSchedule, move: Move, owner: str
+    learning_rate: optax.ScalarOrSchedule, move: Move, owner: str, *, explicit_entropy: bool
 ) -> optax.GradientTransformationExtraArgs:
     def init(params: Gaussian) -> BuresWassersteinState:
         return BuresWassersteinState(jnp.zeros((), jnp.int32), jnp.zeros((), params.loc.dtype))
@@ -52,11 +60,13 @@ def _transformation(
         root, _, excess = whiten(params, grads, owner)
         pairs = _pieces(root, excess)
         hessians = [_hessian(r, x) for r, x in pairs]
-        largest = jnp.max(jnp.stack([_largest(h) for h in hessians]))
-        smoothness = jnp.maximum(state.smoothness, largest)
+        here = jnp.max(jnp.stack([_norm(h) for h in hessians]))
+        smoothness = jnp.maximum(MEMORY * state.smoothness, here)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        rate = jnp.minimum(jnp.asarray(rate, params.loc.dtype), 1 / smoothness)
-        rate = jnp.where(smoothness > 0, rate, 0.0)
+        limit = smoothness
+        if explicit_entropy:
+            limit = limit + jnp.max(jnp.stack([_largest_precision(r) for r, _ in pairs]))
+        rate = jnp.minimum(jnp.asarray(rate, params.loc.dtype), 1 / limit)  # flat: 1/0 = inf
         moved = [_move(r, h, rate, move) for (r, _), h in zip(pairs, hessians, strict=True)]
         new_root = (
             BlockRoot(tuple(moved), root.indices) if isinstance(root, BlockRoot) else moved[0]
@@ -116,7 +126,10 @@ def forward_backward(
     (Diao, Balasubramanian, Chewi and Salim 2023, "Forward-backward Gaussian variational
     inference via JKO in the Bures-Wasserstein space", Algorithm 1). Along a curvature λ the
     iteration has the fixed points 1/λ and η/(2 - ηλ) and goes to the larger one, so η must not
-    exceed 1/β with β the largest curvature: η is cut to 1/β̂, β̂ the largest eigenvalue of S seen.
+    exceed 1/β with β the largest curvature where q is. η is cut to 1/β̂, with β̂ the largest
+    absolute eigenvalue of S, of this step or, as it may be noisy, of one k steps before times
+    0.95ᵏ. A negative curvature counts too: it bounds how fast q widens, to a factor of two in the
+    forward step. Where S is zero η is not cut.
 
     Args:
       learning_rate: η in the squared units of z, a number or an optax schedule.
@@ -130,7 +143,9 @@ def forward_backward(
     Complexity:
       Two eigendecompositions and a QR, O(D³), for a dense scale; O(D) for a diagonal one.
     """
-    return _transformation(learning_rate, _forward_backward, "forward_backward")
+    return _transformation(
+        learning_rate, _forward_backward, "forward_backward", explicit_entropy=False
+    )
 
 
 def bures_wasserstein(
@@ -142,8 +157,9 @@ def bures_wasserstein(
 
     with b, S and η as in `forward_backward` (Lambert, Chewi, Bach, Bonnabel and Rigollet 2022,
     "Variational inference via Wasserstein gradient flows", Algorithm 1). The entropy is taken
-    explicitly, so η must also be small against the variances: where Σ starts much narrower
-    than it ends, `forward_backward` is the stable choice. η is cut to 1/β̂ in the same way.
+    explicitly, so η must also be small against the variances: η is cut to 1/(β̂ + 1/σ²), with β̂ as
+    in `forward_backward` and σ² the smallest eigenvalue of Σ. `forward_backward` takes longer
+    steps where Σ is narrow in some directions and wide in others.
 
     Args:
       learning_rate: η in the squared units of z, a number or an optax schedule.
@@ -155,6 +171,8 @@ def bures_wasserstein(
       TypeError: at the first update, if the parameters are not a Gaussian of those kinds.
 
     Complexity:
-      One eigendecomposition and a QR, O(D³), for a dense scale; O(D) for a diagonal one.
+      An eigendecomposition, an SVD and a QR, O(D³), for a dense scale; O(D) for a diagonal one.
     """
-    return _transformation(learning_rate, _gradient_descent, "bures_wasserstein")
+    return _transformation(
+        learning_rate, _gradient_descent, "bures_wasserstein", explicit_entropy=True
+    )

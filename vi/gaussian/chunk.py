@@ -41,12 +41,13 @@ def run_chunk(
       tolerance: of the search.
 
     Returns:
-      The states; and of the refinement the ELBO at each step, the Gram matrix of the residuals
-      and their sum.
+      The states; and of the refinement the ELBO at each step, the Gram matrix of the residuals,
+      with NaN in the row and column of a step that was skipped or not taken, and the sum of the
+      residuals of the others.
     """
     length, _, dim = rotations.shape
     radius = math.sqrt(dim + 2)
-    blank = jnp.zeros(refine.residual_size(states[1].root), rotations.dtype)
+    blank = jnp.full(refine.residual_size(states[1].root), jnp.nan, rotations.dtype)
 
     def step(states: States, number: Array) -> tuple[States, tuple[Array, Array]]:
         searched, refined = states
@@ -79,4 +80,4 @@ def run_chunk(
         return jax.lax.cond(on, step, lambda states, _: (states, idle), states, number)
 
     states, (elbos, residuals) = jax.lax.scan(guarded, states, jnp.arange(length))
-    return states, elbos, residuals @ residuals.T, jnp.sum(residuals, axis=0)
+    return states, elbos, residuals @ residuals.T, jnp.nansum(residuals, axis=0)

@@ -4,6 +4,7 @@ First the best mean-field Gaussian, by the second-order solver. In its coordinat
 curvature has a unit diagonal, and its smallest eigenvalues λ are the directions in which mean
 field is too narrow; they start the factor, with variance 1/λ - 1. Then stochastic gradients
 (sticking the landing) in those coordinates bring location, diagonal and factor to the optimum.
+With one coordinate there is nothing for a factor to add, and the mean-field Gaussian is the result.
 """
 
 import math
@@ -50,7 +51,7 @@ class LowRankSolver:
         Args:
           target: the target.
           key: a key.
-          rank: R, less than D.
+          rank: R, cut to D - 1.
           init: where to start first, shape ``(D,)``.
         """
         self.target, self.key = target, key
@@ -78,8 +79,8 @@ class LowRankSolver:
         solve = self.solver.advance(state.solve)
         if not self.solver.done(solve):
             return state._replace(solve=solve)
-        if solve.status == Status.NONFINITE:
-            return state._replace(solve=solve, status=int(Status.NONFINITE))
+        if solve.status == Status.NONFINITE or self.target.dim == 1:
+            return state._replace(solve=solve, status=int(solve.status))
         start = self._start(solve)
         polish = self._polisher(solve, start).initial()
         return LowRankState(True, solve, polish, int(Status.RUNNING))  # noqa: FBT003

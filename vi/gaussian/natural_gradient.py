@@ -45,8 +45,13 @@ def natural_gradient(
     the improved Bayesian learning rule for Gaussians (Lin, Schmidt and Khan 2020, "Handling the
     positive-definite constraint in the Bayesian learning rule"). The rate ρ is the
     learning rate, less if ρ‖X‖ would exceed ``max_change``; the location moves by at most √D
-    standard deviations. On a Gaussian target the mean is exact after one step of rate 1, and
-    the only fixed point is the best Gaussian.
+    standard deviations of the new q. The only fixed point is the best Gaussian.
+
+    On a Gaussian target an uncut step of rate 1 takes an eigenvalue a of A to 2a/(1 + a²), so
+    1 - a to (1 - a)²/(1 + a²): convergence is quadratic, from one side after the first step. The
+    location covers the share 2a/(1 + a²) of its distance: all of it only where the variance is
+    right already. From N(0, 1) to the target N(3, 0.25), a = 4, one step goes to variance 2/17
+    and, cut to one standard deviation, to location 0.343.
 
     Args:
       learning_rate: ρ, a number or an optax schedule; 1 is Newton's step, less averages noise.

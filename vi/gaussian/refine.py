@@ -84,7 +84,8 @@ def update(seen: Estimate, state: RefineState) -> tuple[RefineState, Array]:
 
     Returns:
       The next state, and the residual: a vector whose squared norm is twice the nats that a
-      step of rate one would gain, to second order.
+      step of rate one would gain, to second order. If the step was skipped, since the estimate
+      is not finite, the state has moved on by one skip and the residual is NaN.
 
     Complexity:
       One Cholesky factorisation and one triangular solve.
@@ -127,7 +128,7 @@ def update(seen: Estimate, state: RefineState) -> tuple[RefineState, Array]:
     stayed = state._replace(step=state.step + 1, skips=skips, status=lost)
     good = seen.finite & jnp.isfinite(change)
     new = jax.tree.map(lambda a, b: jnp.where(good, a, b), moved, stayed)
-    return new, jnp.where(good, residual, 0.0)
+    return new, jnp.where(good, residual, jnp.nan)
 
 
 def residual_size(root: Root) -> int:

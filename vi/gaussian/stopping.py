@@ -8,6 +8,7 @@ import numpy as np
 CONFIDENCE = 2.394  # one-sided 5 %, shared among up to six looks
 STEP_TOLERANCE = 4e-3  # nats a step of rate one may still gain, for up to 50 coordinates
 NOISE_TOLERANCE = 0.02  # nats the noise of the final average may cost
+FEWEST = 3  # residuals in a chunk, to see how they vary
 
 
 class Window(NamedTuple):
@@ -27,9 +28,22 @@ class Window(NamedTuple):
         return cls(0, np.zeros(size), 0.0, 0, 0.0, 0.0, 0.0)
 
     def add(self, gram: np.ndarray, total: np.ndarray, elbo: float) -> "Window":
-        """The window with a chunk more: its residuals' Gram matrix, their sum, its mean ELBO."""
+        """The window with a chunk more, unless fewer than three of its steps were taken.
+
+        Args:
+          gram: the residuals' Gram matrix, NaN in the rows and columns of steps not taken.
+          total: sum of the residuals of the steps that were.
+          elbo: mean ELBO.
+
+        Returns:
+          The window, with sums over the steps that were taken.
+        """
+        taken = np.isfinite(np.diag(gram))
+        n = int(taken.sum())
+        if n < FEWEST:
+            return self
+        gram = gram[np.ix_(taken, taken)]
         off = gram - np.diag(np.diag(gram))
-        n = len(gram)
         projections = off.sum(1) / (n - 1)
         return Window(
             count=self.count + n,
@@ -48,8 +62,11 @@ class Window(NamedTuple):
         :math:`\tfrac{1}{2n(n-1)} \sum_{i\ne j} R_i^T R_j` has no bias from the noise.
 
         Returns:
-          The estimate, its standard error, and what the noise of one step costs, in nats.
+          The estimate, its standard error, and what the noise of one step costs, in nats; NaN if
+          the window is empty.
         """
+        if not self.chunks:
+            return math.nan, math.nan, math.nan
         n = self.count
         mean = (float(np.sum(self.total**2)) - self.squares) / (n * (n - 1))
         variance = 4 * self.first_order / self.chunks / n

@@ -1,11 +1,14 @@
 """Draws as scalars by name, and their summary."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas
+
+DIGITS = 4  # of a standard deviation
 
 
 def scalars(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -26,12 +29,21 @@ def scalars(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def summary(draws: dict[str, np.ndarray]) -> "pandas.DataFrame":
-    """Mean, standard deviation and 5, 50 and 95 % quantiles of each scalar; one row each."""
+    """Mean, standard deviation and 5, 50 and 95 % quantiles of each scalar; one row each.
+
+    A row has the decimals that show four digits of its standard deviation, whatever its scale;
+    what is constant is not rounded.
+    """
     import pandas
 
-    rows = {
-        name: [x.mean(), x.std(ddof=1), *np.quantile(x, [0.05, 0.5, 0.95])]
-        for name, x in scalars(draws).items()
-    }
+    rows = {name: _row(x.astype(float)) for name, x in scalars(draws).items()}
     columns = ["mean", "sd", "5%", "50%", "95%"]
-    return pandas.DataFrame.from_dict(rows, orient="index", columns=columns).round(3)
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _row(x: np.ndarray) -> np.ndarray:
+    sd = x.std(ddof=1)
+    row = np.array([x.mean(), sd, *np.quantile(x, [0.05, 0.5, 0.95])])
+    if not (np.isfinite(sd) and sd > 0):
+        return row
+    return row.round(max(DIGITS - 1 - math.floor(math.log10(sd)), 0))

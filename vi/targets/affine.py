@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi.module import module
-from vi.targets.layout import Layout
 from vi.targets.target import Target
+from vi.targets.wrapped import Wrapped
 
 
 @module
-class AffineTarget:
+class AffineTarget(Wrapped):
     """The density of x where z = shift + scale · x has the base target's density.
 
     For optimisers whose steps are of one size in all coordinates.
@@ -18,26 +18,6 @@ class AffineTarget:
     base: Target
     shift: Float[Array, " D"]
     scale: Float[Array, " D"]
-
-    @property
-    def layout(self) -> Layout:
-        """The base target's."""
-        return self.base.layout
-
-    @property
-    def dim(self) -> int:
-        """The base target's."""
-        return self.base.dim
-
-    @property
-    def data(self) -> list:
-        """The base target's."""
-        return self.base.data
-
-    @property
-    def subsampled(self) -> bool:
-        """The base target's."""
-        return self.base.subsampled
 
     def log_density(self, x: Float[Array, " D"], key: Array | None = None) -> Float[Array, ""]:
         """Log density of x, nats; ``key`` as for the base target."""

@@ -261,7 +261,9 @@ class NumPyroModel:
                 inverse = transform.inv(jnp.broadcast_to(fn.mean, fn.shape()))
             except (NotImplementedError, AttributeError):
                 return transform(u)
-            return transform(jnp.where(jnp.isfinite(inverse), inverse, u))
+            # Without the barrier XLA takes log(exp(u)) for u, where exp(u) overflows.
+            again = transform.inv(jax.lax.optimization_barrier(transform(inverse)))
+            return transform(jnp.where(jnp.isfinite(again), inverse, u))
 
         return self._unconstrained(data, value_of)
 

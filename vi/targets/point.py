@@ -3,12 +3,12 @@
 from jaxtyping import Array, Float
 
 from vi.module import module
-from vi.targets.layout import Layout
 from vi.targets.target import Target
+from vi.targets.wrapped import Wrapped
 
 
 @module
-class PointTarget:
+class PointTarget(Wrapped):
     """The log density without the log-Jacobian of the constraining maps.
 
     Its maximum is the maximum a posteriori of the model's own sites, as of NumPyro's AutoDelta;
@@ -16,26 +16,6 @@ class PointTarget:
     """
 
     base: Target
-
-    @property
-    def layout(self) -> Layout:
-        """The base target's."""
-        return self.base.layout
-
-    @property
-    def dim(self) -> int:
-        """The base target's."""
-        return self.base.dim
-
-    @property
-    def data(self) -> list:
-        """The base target's."""
-        return self.base.data
-
-    @property
-    def subsampled(self) -> bool:
-        """The base target's."""
-        return self.base.subsampled
 
     def log_density(self, z: Float[Array, " D"], key: Array | None = None) -> Float[Array, ""]:
         """Log density at ``z`` with respect to the constrained values, nats."""
