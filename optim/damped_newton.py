@@ -42,10 +42,10 @@ def damped_newton(
       :math:`2 α θ_j ⟨∇f(x^+), n⟩ \ge ∇f(x^+)^T |H|^{-1} ∇f(x^+)`; then σ becomes
       :math:`2^{j-1} σ`.
 
-    The theory is for convex losses, where |H| = H; elsewhere |H|, the Hessian with absolute
-    eigenvalues, keeps the direction one of descent. On losses whose randomness changes from step
-    to step, "aicn" diverged or stalled in a comparison on Gaussian variational families, since
-    Hessian and gradient share their sample: use `lazy_newton` there.
+    The theory is for convex losses, where :math:`|H| = H`; elsewhere :math:`|H|`, the Hessian
+    with absolute eigenvalues, keeps the direction one of descent. On losses whose randomness
+    changes from step to step, "aicn" diverged or stalled in a comparison on Gaussian variational
+    families, since Hessian and gradient share their sample: use `lazy_newton` there.
 
     Args:
       rule: which of the three.

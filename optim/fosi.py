@@ -58,8 +58,8 @@ def fosi(
       period: steps from one measurement to the next.
       warmup: the first step that measures; ``period`` if None. Until then all is the base's.
       momentum: β.
-      floor: least |Λ|, as a share of the largest.
-      max_change: bound on the root mean square of the entries of α V |Λ|⁻¹ Vᵀ w.
+      floor: least :math:`|Λ|`, as a share of the largest.
+      max_change: bound on the root mean square of the entries of :math:`α V |Λ|^{-1} V^T w`.
 
     Returns:
       A transformation that needs ``params`` and ``value_fn``; extra arguments reach the base.

@@ -60,7 +60,7 @@ def lazy_newton(
     holds where a stochastic gradient is not the derivative of the sampled loss, and does not
     suffer from rounding; where the loss is convex it implies that the loss falls by as much.
     :math:`\bar H` is an exponential average of the Hessians,
-    kept as its eigendecomposition, so that a step costs O(D²) whatever λ is. |H| is H
+    kept as its eigendecomposition, so that a step costs O(D²) whatever λ is. :math:`|H|` is H
     with the absolute values of its eigenvalues: H itself where the loss is convex.
 
     The first two references assume exact gradients. With noise, what makes the method work is
@@ -114,7 +114,8 @@ def lazy_newton(
     for the Hessian and the first two regularisations of exact gradients; Semenov, Jaggi and
     Doikov (2025), "Gradient-normalized smoothness for optimization with approximate Hessians",
     for "radius" (there γ = 1/M); the test is that of Doikov, Mishchenko and Nesterov (2024),
-    "Super-universal regularized Newton method". |H| and the average are ours.
+    "Super-universal regularized Newton method". :math:`|H|` and the average are
+    ours.
     """
     needs = check_curvature("lazy_newton", curvature, key)
     if regularization not in _DAMPING:

@@ -53,8 +53,8 @@ def oasis(
 
     Both gradients of a difference are at the same randomness ξ. The diagonal is used from the
     step after it was measured, the first excepted. Departures from the paper: the average is
-    free of its bias to zero, α is relative to the mean of |D|, so that the method does not
-    change with the units of the loss, and gradients are averaged (m).
+    free of its bias to zero, α is relative to the mean of :math:`|D|`, so that the method does
+    not change with the units of the loss, and gradients are averaged (m).
 
     With noise, η does not fall: average the iterates. With the defaults it diverged in
     ``benchmarks.optimizers`` on the Poisson regression that starts far away, in single seeds on
@@ -65,7 +65,7 @@ def oasis(
       key: for the probes; step t uses ``fold_in(key, t)``.
       learning_rate: η, a number or a schedule; adapted by the rule above if None.
       decay: β.
-      floor: α, as a share of the mean of |D|.
+      floor: α, as a share of the mean of :math:`|D|`.
       num_probes: P.
       momentum: weight of the past in m; 0 is the paper's method.
       initial_rate: η_0.

@@ -40,10 +40,10 @@ def psgd(
        \qquad v \sim N(0, I)
 
     with h = ∇²f(x; ξ) v ("newton"), for which the minimiser is :math:`(E[H^2])^{-1/2}`, which is
-    |H|⁻¹ without noise, and which noise only shrinks; or with h = g ("whitening"), for which it
-    is :math:`E[g g^T]^{-1/2}`. Q moves multiplicatively on its group, so that it stays
-    invertible without damping. It is applied before it is refitted, so that it does not share
-    the gradient's sample.
+    :math:`|H|^{-1}` without noise, and which noise only shrinks; or with h = g
+    ("whitening"), for which it is :math:`E[g g^T]^{-1/2}`. Q moves multiplicatively on its group,
+    so that it stays invertible without damping. It is applied before it is refitted, so that it
+    does not share the gradient's sample.
 
     Groups: "dense" upper triangular Q; "diagonal"; "low_rank", :math:`(I + UV^T)\,diag(d)`;
     "kronecker", two triangular factors for each matrix among the parameters. At the first step

@@ -9,6 +9,7 @@ MODULES = (
     "vi.ladder",
     "vi.plan",
     "vi.stochastic",
+    "vi.gaussian.candidates",
     "vi.gaussian.chunk",
     "vi.gaussian.low_rank",
     "vi.gaussian.mixture",

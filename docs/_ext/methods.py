@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import api
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from vi.program import Objective
+from vi.program.estimators import SiteEstimator
 
 
 def is_objective(thing: Any) -> bool:
@@ -31,12 +32,13 @@ def is_objective(thing: Any) -> bool:
 
 
 def is_estimator(thing: Any) -> bool:
-    """Whether a class says at which parameters densities are taken, or gives gradients itself."""
+    """Whether a class is one of the estimators of sites, or gives gradients itself."""
     if not inspect.isclass(thing) or issubclass(thing, Objective):
         return False
+    if thing in get_args(SiteEstimator):
+        return True
     call = vars(thing).get("__call__")
-    gives = call is not None and list(inspect.signature(call).parameters)[1:3] == ["key", "q"]
-    return hasattr(thing, "density") or gives
+    return call is not None and list(inspect.signature(call).parameters)[1:3] == ["key", "q"]
 
 
 def is_family(thing: Any) -> bool:
@@ -130,7 +132,16 @@ def _made(entry: Any, dim: int) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"``{name}={_short(option)}``" for name, option in value.items())
+    if inspect.isfunction(value):
+        return f"`{value.__module__.partition('.')[0]}.{value.__name__}`"
     return f"``{value}``" if isinstance(value, str) else f"``{value!r}``"
+
+
+def _short(value: Any) -> str:
+    """A number or a word; an ellipsis for what has no short form, such as a key."""
+    return repr(value) if isinstance(value, (bool, int, float, str)) else "..."
 
 
 # ---- nodes -----------------------------------------------------------------------------------
@@ -155,15 +166,17 @@ def _row(cells: list[str]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Text with ``code``, `names` and *stress*, as in docstrings."""
+    """Text with ``code``, `names`, *stress* and **strong** stress, as in docstrings."""
     out: list[nodes.Node] = []
-    for part in re.split(r"(``[^`]+``|`[^`]+`|\*\w+\*)", text):
+    for part in re.split(r"(``[^`]+``|`[^`]+`|\*{1,2}\w+\*{1,2})", text):
         if part.startswith("``"):
             out.append(nodes.literal("", part.strip("`")))
         elif part.startswith("`"):
             name = part.strip("`")
             literal = nodes.literal("", name, classes=["xref", "py"])
             out.append(pending_xref("", literal, refdomain="py", reftype="obj", reftarget=name))
+        elif part.startswith("**") and part.endswith("**"):
+            out.append(nodes.strong("", part.strip("*")))
         elif part.startswith("*") and part.endswith("*"):
             out.append(nodes.emphasis("", part.strip("*")))
         elif part:

@@ -59,7 +59,8 @@ def reweighted_wake_sleep(
       Importance-weighted bound, nats.
 
     References: Bornschein and Bengio (2015), "Reweighted wake-sleep", equations 9 and 13; Tucker
-    et al. (2019), "Doubly reparameterized gradient estimators", section 6.1.
+    et al. (2019), "Doubly reparameterized gradient estimators for Monte Carlo objectives",
+    section 6.1.
     """
     log_w, guide = _wake(p, q, num_particles, reparameterized=reparameterized)
     return log_mean_exp(log_w) + guide

@@ -90,7 +90,8 @@ class Score:
 
     References: Kool, van Hoof and Welling (2019), "Buy 4 REINFORCE samples, get a baseline for
     free!"; Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives"; Richter,
-    Boustati, Nüsken, Ruiz and Akyildiz (2020), "VarGrad".
+    Boustati, Nüsken, Ruiz and Akyildiz (2020), "VarGrad: a low-variance gradient estimator for
+    variational inference".
     """
 
     baseline: Baseline = static(default="leave_one_out")
@@ -172,8 +173,9 @@ class Relaxed:
       temperature: τ > 0; the bias vanishes and the variance diverges as it goes to zero.
       straight_through: round the value in the forward pass.
 
-    References: Maddison, Mnih and Teh (2017), "The concrete distribution"; Jang, Gu and Poole
-    (2017), "Categorical reparameterization with Gumbel-softmax".
+    References: Maddison, Mnih and Teh (2017), "The concrete distribution: a continuous relaxation
+    of discrete random variables"; Jang, Gu and Poole (2017), "Categorical reparameterization with
+    Gumbel-softmax".
     """
 
     temperature: float = static(default=0.5)
