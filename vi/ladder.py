@@ -32,8 +32,9 @@ def climb(
 ) -> Posterior:
     """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, and keep the best by ELBO.
 
-    It stops at the first rung whose k-hat is below 0.7, when a rung gains less than 0.01 nats,
-    or when the next rung would take more gradients than the budget has left.
+    It stops at the first rung whose k-hat is below 0.7 and that covers all modes found, when a
+    rung gains less than 0.01 nats, or when the next rung would take more gradients than the
+    budget has left.
 
     Args:
       target: the target.

@@ -76,14 +76,6 @@ def judge(
             f"{family} ({measured}). Use 64-bit floats if the model is "
             f"ill-conditioned, or a family with lighter tails.{where}"
         )
-    elif found.missed > MISSED[0]:
-        grade = "poor"
-        text = (
-            f"the {family} covers one of several modes: other starts found an optimum with "
-            f"{found.missed:.0%} of the mass of both, where this fit has none. Around its own mode "
-            f"it has {measured}, which says nothing of the other. Try family='auto', which starts "
-            "a mixture from both, or run MCMC from several starts."
-        )
     elif not k < LIMIT and not even:
         grade = "poor"
         advice = "reparameterise the model along those directions" if worst else "reparameterise"
@@ -91,6 +83,14 @@ def judge(
             f"the {family} does not fit the posterior: {measured}; above {LIMIT} means and "
             f"variances may be wrong.{where} Try family='auto' for a richer family, "
             f"{advice}, or run MCMC."
+        )
+    elif found.missed > MISSED[0]:
+        grade = "poor"
+        text = (
+            f"the {family} covers one of several modes: other searches ended where "
+            f"{found.missed:.0%} of the mass found lies and this fit has none. Around its own mode "
+            f"it has {measured}, which says nothing of the others. Try family='auto', which starts "
+            "a mixture from all, or run MCMC from several starts."
         )
     elif shift > SHIFT[1]:
         grade = "poor"
@@ -120,9 +120,9 @@ def judge(
             f"the {family} is usable with care: {doubt} ({measured}). "
             f"Take draws with resample(), which corrects for the misfit.{where}"
         )
-    if found.missed > MISSED[1] and not found.missed > MISSED[0]:
+    if found.missed > MISSED[1] and "several modes" not in text:
         grade = "fair" if grade == "good" else grade
-        text += f" Other starts found an optimum with {found.missed:.1%} of the mass, not covered."
+        text += f" Other searches ended where {found.missed:.1%} of the mass lies, not covered."
     if cautions:
         grade = "fair" if grade == "good" else grade
         text = " ".join([text, *cautions])
