@@ -20,7 +20,7 @@ def quick_options() -> dict[str, Any]:
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=_QUICK).lower(0.0).compile()
-    except Exception:  # XLA's error type is not public
+    except jax.errors.JaxRuntimeError:  # it does not know the option
         return {}
     return _QUICK
 
