@@ -94,7 +94,7 @@ def apply_nnx_oracle(
     Returns:
       The loss before the step.
     """
-    from flax import nnx
+    from flax import nnx  # pyright: ignore[reportMissingImports]
 
     graph, params, rest = nnx.split(model, optimizer.wrt, ...)
 
