@@ -188,7 +188,7 @@ def table(rows: list[dict], *, brief: bool = False) -> str:
     head = max(lines, key=len)
     texts = [" | ".join(line.get(k, "") for k in head) for line in lines]
     return "\n".join(
-        f"| {text} |" for text in [" | ".join(head), "|".join("-" * len(head)), *texts]
+        f"| {text} |" for text in [" | ".join(head), "|".join(["---"] * len(head)), *texts]
     )
 
 
@@ -233,7 +233,8 @@ def main() -> None:
     (options.out / "gaussian.json").write_text(json.dumps(rows, indent=1) + "\n")
     command = f"python -m benchmarks.gaussian --seeds {options.seeds}"
     intro = f"Written by `{command}` on {machine(*PACKAGES)}.\n"
-    (options.out / "gaussian_table.md").write_text(f"{intro}\n{text}\n")
+    title = "# The default of vi.fit beside NumPyro"
+    (options.out / "gaussian_table.md").write_text(f"{title}\n\n{intro}\n{text}\n")
     if options.readme:
         _insert(options.readme, f"{intro}\n{table(rows, brief=True)}")
 
