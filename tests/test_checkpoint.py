@@ -9,6 +9,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 import pytest
 
@@ -156,3 +158,34 @@ def test_storage_round_trip_and_atomicity(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tree.npz", "tree.npz.previous"]
     with pytest.raises(FileNotFoundError):
         storage.load(tmp_path / "nothing.npz")
+
+
+def _with_sd(sd):
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        numpyro.sample("y", dist.Normal(mu, sd).expand(y.shape).to_event(1), obs=y)
+
+    return model
+
+
+def test_files_are_tied_to_the_model(tmp_path):
+    """The same sites and data under another likelihood; the twin is the same model made anew."""
+    y, key = np.arange(4.0), jax.random.key(0)
+    checkpoint, saved = tmp_path / "state.npz", tmp_path / "posterior.npz"
+    first = vi.fit(_with_sd(1.0), y, key=key, checkpoint=checkpoint)
+    first.save(saved)
+    assert same(vi.fit(_with_sd(1.0), y, key=key, checkpoint=checkpoint), first)
+    assert same(vi.Posterior.load(saved, _with_sd(1.0), y), first)
+    with pytest.raises(vi.CheckpointError, match="model"):
+        vi.fit(_with_sd(1.5), y, key=key, checkpoint=checkpoint)
+    with pytest.raises(vi.CheckpointError, match="log density"):
+        vi.Posterior.load(saved, _with_sd(1.5), y)
+
+
+def test_checkpoints_are_tied_to_the_optimizer(tmp_path):
+    path = tmp_path / "state.npz"
+    target = vi.target(lambda x: -jnp.sum(x**2), jnp.zeros(2))
+    options = {"key": jax.random.key(0), "num_steps": 100, "checkpoint": path}
+    vi.fit(target, optimizer=optax.adam(1e-3), **options)
+    with pytest.raises(vi.CheckpointError, match="program"):
+        vi.fit(target, optimizer=optax.adam(1e-1), **options)
