@@ -53,8 +53,8 @@ def a_dog(
     ``optim.clip_by_ema_norm(1.5)`` and averaged (`optim.polynomial_average`) it is the method
     that did best there without tuning, within 0.05 nats of tuned Adam on all problems of up to
     a thousand parameters (on one of which tuned Adam fails too). The factor 1.5 was singled out
-    after early results on five of these problems, so they flatter it. It does not scale coordinates one by one: where their curvatures
-    differ by 10⁵ and more, Adam is far ahead.
+    after early results on five of these problems, so they flatter it. It does not
+    scale coordinates one by one: where their curvatures differ by 10⁵ and more, Adam is far ahead.
 
     Args:
       initial_distance: as in `optim.dog`.
