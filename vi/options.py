@@ -19,8 +19,9 @@ from vi.program import (
     StickingTheLanding,
 )
 from vi.targets import Layout
+from vi.upstairs import FlowName
 
-FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
+FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", FlowName, "auto"]
 Estimator = (
     Pathwise
     | StickingTheLanding
@@ -72,6 +73,11 @@ class FitOptions:
             raise ValueError("vi.fit: expected blocks only with family='block'.")
         if self.budget is not None and self.family != "auto":
             raise ValueError("vi.fit: expected budget only with family='auto'.")
+        if self.positive is not None and self.family in get_args(FlowName):
+            raise ValueError(
+                f"vi.fit: expected no positive with family={self.family!r}; it is a choice of "
+                "Gaussians."
+            )
         if self.learning_rate is not None and self.optimizer is not None:
             raise ValueError(
                 "vi.fit: expected learning_rate or optimizer, not both. Give the optimizer its "

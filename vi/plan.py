@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array
 
 from optim import a_dog, clip_by_ema_norm
+from vi.around import AroundRun
 from vi.errors import NonFiniteTargetError, TargetError, blame_model
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field
 from vi.gaussian.batch_and_match import ScoreSample
@@ -23,6 +24,7 @@ from vi.stochastic import StochasticRun
 from vi.targets import Target
 from vi.targets.nonfinite import explain
 from vi.targets.point import PointTarget
+from vi.upstairs import FlowName, flow
 
 PARTICLES = 10  # of the default objective
 LEARNING_RATE = 1e-2  # of Adam, the default with many coordinates
@@ -30,17 +32,21 @@ DECAYS = 2  # of that rate, where the number of steps is not given
 MAX_TUNING_FREE = 1000  # coordinates up to which an optimizer without a rate is the default
 CLIP = 1.5  # running norms of the gradient
 RANK = 10
+FLOW_PARTICLES = 32
+FLOW_LEARNING_RATE = 5e-3  # of Adam at first; by a cosine to zero over ...
+FLOW_STEPS = 4000
 _SECOND_ORDER = ("full_rank", "mean_field", "block")
 _adam = optax.inject_hyperparams(optax.adam)
 
 
 def plan(
     target: Target, key: Array, options: FitOptions
-) -> tuple[Solver | LowRankSolver | StochasticRun, list[str]]:
+) -> tuple[Solver | LowRankSolver | AroundRun | StochasticRun, list[str]]:
     """Choose the algorithm for a target.
 
     Gaussians of any structure are found by the second-order solver, unless an option or a
-    minibatched plate asks for stochastic optimisation; all else is optimised stochastically.
+    minibatched plate asks for stochastic optimisation. A flow, or any family that can be put
+    around a Gaussian, starts from the Gaussian so found. All else is optimised stochastically.
 
     Args:
       target: the target.
@@ -60,8 +66,12 @@ def plan(
                 "gradients a step, so the family is mean field; family='low_rank' keeps some "
                 "of the correlation."
             )
+    family = _made(target, key, family)
+    if hasattr(family, "around"):
+        return _around(target, key, options, family)
     init = _given(target, options)
-    if family in _SECOND_ORDER and not options.stochastic and not target.subsampled:
+    second_order = isinstance(family, str) and family in _SECOND_ORDER
+    if second_order and not options.stochastic and not target.subsampled:
         if family != "mean_field" and target.dim > 4 * MAX_DENSE:
             raise ValueError(
                 f"vi.fit: expected family='mean_field' or 'low_rank' for D = {target.dim}; a dense "
@@ -74,6 +84,43 @@ def plan(
     if target.subsampled and not options.stochastic:
         notes.append("The model draws minibatches, so the fit is by stochastic gradients.")
     return _stochastic(target, key, options, family, init), notes
+
+
+def _made(target: Target, key: Array, family: Any) -> Any:
+    """The family, where it was given as a function of D or is a flow's name.
+
+    Raises:
+      ValueError: if a family that is given has another dimension.
+    """
+    if isinstance(family, str):
+        return flow(family, target.dim, key) if family in get_args(FlowName) else family
+    q = family
+    if isinstance(family, Callable) and not hasattr(family, "log_prob"):
+        q = family(target.dim)
+    if getattr(q, "dim", None) != target.dim:
+        raise ValueError(
+            f"vi.fit: expected a family of dimension D = {target.dim}; got {q!r}. Make it with the "
+            "target's dimension, vi.target(model, ...).dim."
+        )
+    return q
+
+
+def _around(
+    target: Target, key: Array, options: FitOptions, q: Any
+) -> tuple[AroundRun, list[str]]:
+    """A Gaussian by default options, and the family trained around it."""
+    first, notes = None, []
+    if q.affine is None:
+        first, notes = plan(target, key, FitOptions(init=options.init))
+    chosen = options.objective is not None or options.estimator is not None
+    estimator = _estimator(options, q, target) if chosen else q.default_estimator(FLOW_PARTICLES)
+    steps = options.num_steps or FLOW_STEPS
+    optimizer = options.optimizer
+    if optimizer is None:
+        rates = optax.cosine_decay_schedule(options.learning_rate or FLOW_LEARNING_RATE, steps)
+        optimizer = optax.chain(clip_by_ema_norm(CLIP), optax.adam(rates))
+    cost = _gradients(estimator, q)
+    return AroundRun(target, key, first, q, estimator, optimizer, steps, cost), notes
 
 
 def _given(target: Target, options: FitOptions) -> Array | None:
@@ -135,13 +182,7 @@ def _family(target: Target, options: FitOptions, family: Any, loc: Array) -> Any
         return low_rank(dim, min(options.rank or RANK, dim), **small)
     if family == "delta":
         return Delta(loc)
-    q = family(dim) if isinstance(family, Callable) and not hasattr(family, "log_prob") else family
-    if getattr(q, "dim", None) != dim:
-        raise ValueError(
-            f"vi.fit: expected a family of dimension D = {dim}; got {q!r}. Make it with the "
-            "target's dimension, vi.target(model, ...).dim."
-        )
-    return q
+    return family
 
 
 def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
@@ -178,7 +219,9 @@ def _gradients(estimator: Any, q: Any) -> int:
         return estimator.num_samples * (q.dim + 1)
     if isinstance(estimator, (Stein, ScoreSample)):
         return estimator.num_samples
-    options = dict(estimator.options) if isinstance(estimator, Objective) else {}
+    if not isinstance(estimator, Objective):
+        return estimator.num_particles
+    options = dict(estimator.options)
     particles = options.get("num_particles", 1) * options.get("num_bounds", 1)
     return particles * (q.num_components if isinstance(q, Mixture) else 1)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vi.around import AroundRun, AroundState
 from vi.clock import Clock
 from vi.errors import NonFiniteTargetError
 from vi.families import Delta, Gaussian, Mixture
@@ -35,9 +36,11 @@ def fit_family(
     state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
     others: list[Gaussian] = []
-    notes = [*notes, _searched(state)]
-    if isinstance(run, (Solver, LowRankSolver)):
-        solver, solved = (run, state) if isinstance(run, Solver) else (run.solver, state.solve)
+    solver, solved = _search_of(run, state)
+    notes = [*notes, _searched(solved)]
+    if isinstance(run, AroundRun):
+        notes = [*notes, *run.notes(state)]
+    if isinstance(solver, Solver):
         _check_started(solver, solved, status)
         others = other_modes(solved)
     posterior = report(
@@ -55,9 +58,18 @@ def fit_family(
     return posterior, state
 
 
+def _search_of(run: Any, state: Any) -> tuple[Any, Any]:
+    """The run, or the one it began with, and its state."""
+    if isinstance(run, LowRankSolver):
+        return run.solver, state.solve
+    return (run.first, state.solve) if isinstance(run, AroundRun) else (run, state)
+
+
 def _history(state: Any) -> dict[str, np.ndarray]:
     """Steps at the ends of chunks, and the mean ELBO of each."""
-    if isinstance(state, LowRankState):
+    if isinstance(state, AroundState) and state.solve == ():
+        return _history(state.polish)
+    if isinstance(state, (LowRankState, AroundState)):
         first, then = _history(state.solve), _history(state.polish)
         last = first["step"][-1] if len(first["step"]) else 0
         return {
@@ -97,7 +109,7 @@ def report(
         verdict = judge_point(found, status, notes)
     else:
         cautions = _cautions(target)
-        verdict = judge(found, status, describe(q), _worst(found, q, target), notes, cautions)
+        verdict = judge(found, status, describe(q), _worst(found, target), notes, cautions)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
     return Posterior(target, q, status, verdict, found, history, cost, (), key, about)
@@ -105,8 +117,6 @@ def report(
 
 def _searched(state: Any) -> str:
     """How far other modes were looked for, which no draw of q can show."""
-    if isinstance(state, LowRankState):
-        state = state.solve
     if not isinstance(state, SolveState):
         return "There was one start: other modes were not looked for."
     starts, agreed = int(np.sum(np.isfinite(state.ends))), state.candidates.agreed
@@ -132,7 +142,8 @@ def describe(q: Any) -> str:
         return f"{kind} Gaussian (D = {q.dim})"
     if isinstance(q, Mixture):
         return f"mixture of {q.num_components} Gaussians (D = {q.dim})"
-    return "point" if isinstance(q, Delta) else f"{type(q).__name__} (D = {q.dim})"
+    name = getattr(q, "title", type(q).__name__)
+    return "point" if isinstance(q, Delta) else f"{name} (D = {q.dim})"
 
 
 def _fresh(key: Array, number: int = 0) -> np.ndarray:
@@ -141,8 +152,8 @@ def _fresh(key: Array, number: int = 0) -> np.ndarray:
     return np.asarray(words) ^ np.uint32(0x9E3779B9 + number)
 
 
-def _worst(found: Diagnostics, q: Any, target: Target) -> list[str]:
-    blame = misfit(found, q)
+def _worst(found: Diagnostics, target: Target) -> list[str]:
+    blame = misfit(found)
     order = [int(i) for i in np.argsort(-blame)[:3] if blame[i] > 0.1]
     return [target.layout.coordinate(i) for i in order]
 

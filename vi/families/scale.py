@@ -70,9 +70,13 @@ class DiagonalScale:
         """Offsets from the location made of unit noise."""
         return noise * to_positive(self.raw, self.positive)
 
+    def solve(self, offset: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        """The unit noise that makes given offsets: the inverse of `apply`."""
+        return offset / to_positive(self.raw, self.positive)
+
     def mahalanobis(self, offset: Float[Array, "... D"]) -> Float[Array, "..."]:
         """``xᵀ Σ⁻¹ x`` for each row."""
-        return jnp.sum((offset / self.diagonal) ** 2, axis=-1)
+        return jnp.sum(self.solve(offset) ** 2, axis=-1)
 
     def log_det(self) -> Float[Array, ""]:
         """``½ log |Σ|``."""
@@ -114,11 +118,15 @@ class DenseScale:
         """Offsets from the location made of unit noise."""
         return noise @ self.tril.T
 
-    def mahalanobis(self, offset: Float[Array, "... D"]) -> Float[Array, "..."]:
-        """``xᵀ Σ⁻¹ x`` for each row."""
+    def solve(self, offset: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        """The unit noise that makes given offsets: the inverse of `apply`."""
         flat = offset.reshape(-1, offset.shape[-1])
         solved = jax.scipy.linalg.solve_triangular(self.tril, flat.T, lower=True)
-        return jnp.sum(solved**2, axis=0).reshape(offset.shape[:-1])
+        return solved.T.reshape(offset.shape)
+
+    def mahalanobis(self, offset: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """``xᵀ Σ⁻¹ x`` for each row."""
+        return jnp.sum(self.solve(offset) ** 2, axis=-1)
 
     def log_det(self) -> Float[Array, ""]:
         """``½ log |Σ|``."""
@@ -154,6 +162,11 @@ class BlockScale:
         """Offsets from the location made of unit noise."""
         pairs = zip(self.blocks, split(noise, self.indices), strict=True)
         return join([b.apply(x) for b, x in pairs], self.indices)
+
+    def solve(self, offset: Float[Array, "... D"]) -> Float[Array, "... E"]:
+        """The unit noise that makes given offsets: the inverse of `apply`."""
+        pairs = zip(self.blocks, split(offset, self.indices), strict=True)
+        return join([b.solve(x) for b, x in pairs], self.indices)
 
     def mahalanobis(self, offset: Float[Array, "... D"]) -> Float[Array, "..."]:
         """``xᵀ Σ⁻¹ x`` for each row."""

@@ -60,7 +60,7 @@ class LowRankSolver:
 
     def _polisher(self, solve: SolveState, start: Gaussian) -> StochasticRun:
         q = self.solver.result(solve)
-        whitened = AffineTarget(self.target, q.loc, q.scale.diagonal)
+        whitened = AffineTarget(self.target, q.loc, q.scale)
         estimator = elbo(num_particles=PARTICLES, estimator=StickingTheLanding())
         return StochasticRun(whitened, start, self.key, estimator, _ADAM, None, PARTICLES)
 

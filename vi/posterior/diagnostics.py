@@ -180,7 +180,7 @@ def missed_mass(
     return np.bincount(each.argmax(axis=0), weights, len(others))
 
 
-def misfit(found: Diagnostics, q: Any) -> np.ndarray:
+def misfit(found: Diagnostics) -> np.ndarray:
     """How much of the variation of log p - log q each coordinate accounts for, shape ``(D,)``.
 
     The squared correlation of the log weights with the coordinate and its square, the larger
@@ -190,8 +190,9 @@ def misfit(found: Diagnostics, q: Any) -> np.ndarray:
     use = np.isfinite(ratios)
     if use.sum() < 10 or np.std(ratios[use]) == 0:
         return np.zeros(found.draws.shape[1])
-    scale = np.sqrt(np.asarray(q.variance(), float))
-    x = (found.draws[use] - np.asarray(q.loc, float)) / np.where(scale > 0, scale, 1.0)
+    draws = found.draws.astype(float)
+    scale = draws.std(0)
+    x = (draws[use] - draws.mean(0)) / np.where(scale > 0, scale, 1.0)
     r = (ratios[use] - ratios[use].mean()) / ratios[use].std()
     out = np.zeros(x.shape[1])
     for feature in (x, x**2 - 1):

@@ -1,17 +1,24 @@
 """Families on disk: their structure as JSON, their leaves as arrays."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
+from vi.errors import CheckpointError
 from vi.families import Delta, Gaussian, Mixture
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale, LowRankScale
+from vi.upstairs import flow_kinds
 
-# What a file may be made of: names in it are looked up here and nowhere else.
+# What a file may be made of: names in it are looked up here, or among the flows, nowhere else.
 _KINDS = {
     kind.__name__: kind
-    for kind in (Delta, Gaussian, Mixture, DiagonalScale, DenseScale, LowRankScale)
+    for kind in (Delta, Gaussian, Mixture, DiagonalScale, DenseScale, BlockScale, LowRankScale)
 }
+
+
+def _kind(name: str) -> type | None:
+    return _KINDS[name] if name in _KINDS else flow_kinds().get(name)
 
 
 def describe_structure(q: Any) -> Any:
@@ -20,33 +27,48 @@ def describe_structure(q: Any) -> Any:
     Raises:
       TypeError: if the family is not one of this library.
     """
-    if isinstance(q, BlockScale):
-        blocks = [describe_structure(b) for b in q.blocks]
-        return {"kind": "BlockScale", "blocks": blocks, "indices": q.indices}
-    if type(q).__name__ not in _KINDS:
+    if q is None:
+        return {"static": None}
+    if isinstance(q, tuple):
+        return {"tuple": [describe_structure(x) for x in q]}
+    if hasattr(q, "dtype"):
+        return None
+    kind = type(q)
+    if _kind(kind.__name__) is not kind:
         raise TypeError(
-            f"Posterior.save: expected a family of this library; got {type(q).__name__}. Save its "
+            f"Posterior.save: expected a family of this library; got {kind.__name__}. Save its "
             "leaves yourself, for instance with numpy.savez of jax.tree.leaves(posterior.q)."
         )
     fields = {}
-    for name in type(q).__dataclass_fields__:
-        value = getattr(q, name)
-        if isinstance(value, str):
-            fields[name] = {"static": value}
-        else:
-            nested = hasattr(value, "__dataclass_fields__")
-            fields[name] = describe_structure(value) if nested else None
-    return {"kind": type(q).__name__, "fields": fields}
+    for field in dataclasses.fields(q):
+        value = getattr(q, field.name)
+        is_static = field.metadata.get("static")
+        fields[field.name] = {"static": value} if is_static else describe_structure(value)
+    return {"kind": kind.__name__, "fields": fields}
 
 
 def rebuild(about: Any, leaves: list) -> Any:
-    """The inverse of `describe_structure`; takes its leaves off the front of the list."""
+    """The inverse of `describe_structure`; takes its leaves off the front of the list.
+
+    Raises:
+      CheckpointError: if the file names a class that is none of this library's.
+    """
     if about is None:
         return jnp.asarray(leaves.pop(0))
     if "static" in about:
-        return about["static"]
-    if about["kind"] == "BlockScale":
-        blocks = tuple(rebuild(b, leaves) for b in about["blocks"])
-        return BlockScale(blocks, tuple(tuple(i) for i in about["indices"]))
+        return _hashable(about["static"])
+    if "tuple" in about:
+        return tuple(rebuild(x, leaves) for x in about["tuple"])
+    kind = _kind(about["kind"])
+    if kind is None:
+        raise CheckpointError(
+            f"Posterior.load: expected a family of this library; got {about['kind']!r}. The file "
+            "was written by a later version."
+        )
     fields = {name: rebuild(field, leaves) for name, field in about["fields"].items()}
-    return _KINDS[about["kind"]](**fields)
+    return kind(**fields)
+
+
+def _hashable(value: Any) -> Any:
+    """A static field as it was before JSON made lists of tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

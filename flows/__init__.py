@@ -1,0 +1,41 @@
+"""Normalizing flows: families that bend a Gaussian, for `vi.fit` and for density estimation."""
+
+from flows.autoregressive import Autoregressive
+from flows.coupling import Coupling
+from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
+from flows.flow import Flow
+from flows.layer import Chain, FromDistrax, Inverse, Reverse, Stack, stack
+from flows.linear import ActNorm, LULinear
+from flows.networks import MaskedNetwork, Network
+from flows.residual import Planar, Radial, Sylvester
+from flows.reverse_kl import ReverseKL
+from flows.transformers import Affine, Spline
+
+__all__ = [
+    "ActNorm",
+    "Affine",
+    "Autoregressive",
+    "Chain",
+    "Coupling",
+    "Flow",
+    "FromDistrax",
+    "Inverse",
+    "LULinear",
+    "MaskedNetwork",
+    "Network",
+    "Planar",
+    "Radial",
+    "Reverse",
+    "ReverseKL",
+    "Spline",
+    "Stack",
+    "Sylvester",
+    "iaf",
+    "maf",
+    "neural_spline",
+    "planar",
+    "radial",
+    "realnvp",
+    "stack",
+    "sylvester",
+]
