@@ -16,6 +16,15 @@ from flows.transformers import Affine, Spline, transformer_named
 from vi.random import host_generator
 
 HIDDEN = 32, 32
+TITLES = {
+    "realnvp": "RealNVP flow",
+    "neural_spline": "neural spline flow",
+    "iaf": "inverse autoregressive flow",
+    "maf": "masked autoregressive flow",
+    "planar": "planar flow",
+    "radial": "radial flow",
+    "sylvester": "Sylvester flow",
+}
 MAX_LINEAR = 200  # coordinates up to which a dense linear map is learned as well
 
 
@@ -263,7 +272,7 @@ def _build(
     layers = stack([make(generator, dtype) for _ in range(num_layers)])
     if dim <= MAX_LINEAR:
         layers = Chain((layers, LULinear.identity(dim, dtype)))
-    return Flow(layers, None, None, None, dim, context_dim, owner)
+    return Flow(layers, None, None, None, dim, context_dim, TITLES[owner])
 
 
 def _default_float() -> Any:

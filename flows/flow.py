@@ -40,7 +40,7 @@ class Flow:
       base: a `distrax.Distribution` of vectors in place of N(0, I), or None.
       size: number D of coordinates.
       context_dim: number C of coordinates of the context; 0 for a flow without.
-      name: what it is called in verdicts.
+      title: what it is called in verdicts.
 
     Example:
       >>> import jax, flows
@@ -56,17 +56,12 @@ class Flow:
     base: Any
     size: int = static()
     context_dim: int = static(default=0)
-    name: str = static(default="flow")
+    title: str = static(default="flow")
 
     @property
     def dim(self) -> int:
         """Number D of coordinates."""
         return self.size
-
-    @property
-    def title(self) -> str:
-        """A phrase for it, as in ``neural spline flow``."""
-        return self.name if self.name == "flow" else f"{self.name.replace('_', ' ')} flow"
 
     @property
     def dtype(self) -> Any:

@@ -15,26 +15,29 @@ from vi.gaussian.mixture import MixtureSolver, add_component
 from vi.gaussian.solve import MAX_DENSE
 from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
+from vi.plan import FLOW_PARTICLES, FLOW_STEPS
 from vi.posterior import Posterior
 from vi.posterior.verdict import LIMIT, MISSED
 from vi.provenance import provenance
 from vi.rung import describe, fit_family, one_run, other_modes, report
 from vi.status import Status
 from vi.targets import Target
+from vi.upstairs import flow
 
 COMPONENTS = (2, 4, 8)
 BUDGET = 300_000  # gradients
-WORTH = 0.01  # nats a rung must gain for the next to be tried
+WORTH = 0.01  # nats a mixture must gain for a larger one to be tried
+FEWEST_STEPS = 1000  # of a flow, that are worth trying
 
 
 def climb(
     target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
 ) -> Posterior:
-    """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, and keep the best by ELBO.
+    """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, then a neural spline flow.
 
-    It stops at the first rung whose k-hat is below 0.7 and that covers all modes found, when a
-    rung gains less than 0.01 nats, or when the next rung would take more gradients than the
-    budget has left.
+    It keeps the best by ELBO, and stops at the first rung whose k-hat is below 0.7 and that covers
+    all modes found, or when the next rung would take more gradients than the budget has left.
+    When a mixture gains less than 0.01 nats, larger ones are passed over.
 
     Args:
       target: the target.
@@ -61,7 +64,7 @@ def climb(
     rungs.append(_rung(best, best.cost["gradients"]))
     spent = best.cost["gradients"]
     why = "k-hat is below 0.7" if _fits(best) else ""
-    q, found = best.q, best.diagnostics
+    q, found, gaussian = best.q, best.diagnostics, best.q
     modes = other_modes(state) if found.missed > MISSED[1] else []
     if modes:
         q = mixture([q, *modes])
@@ -100,7 +103,22 @@ def climb(
         elif _fits(tried) and gain > 0:
             why = "k-hat is below 0.7"
         elif not gain > WORTH:
-            why = f"the last rung gained less than {WORTH} nats"
+            break
+    if not why and target.dim <= MAX_DENSE:
+        steps = min(FLOW_STEPS, (budget - spent) // FLOW_PARTICLES)
+        if steps < FEWEST_STEPS:
+            why = f"the next rung would exceed the budget of {budget} gradients"
+        else:
+            bent = flow("neural_spline", target.dim, key).around(gaussian)
+            flowing = dataclasses.replace(options, family=bent, num_steps=steps, budget=None)
+            tried, _ = fit_family(target, key, flowing, _without_checkpoint(loop), clock, modes)
+            rungs.append(_rung(tried, tried.cost["gradients"]))
+            spent += tried.cost["gradients"]
+            if tried.status in (Status.STOPPED, Status.INTERRUPTED):
+                why = tried.status.message
+            if tried.elbo > best.elbo:
+                best = tried
+                why = why or ("k-hat is below 0.7" if _fits(best) else "")
     why = why or "there is no richer rung"
     return _tell(best, rungs, why, spent, options, clock)
 

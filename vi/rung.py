@@ -29,15 +29,23 @@ from vi.targets.nonfinite import explain
 
 
 def fit_family(
-    target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
+    target: Target,
+    key: Array,
+    options: FitOptions,
+    loop: LoopOptions,
+    clock: Clock,
+    others: Sequence[Gaussian] = (),
 ) -> tuple[Posterior, Any]:
-    """Fit one family: plan, run, judge. Returns the posterior and the last state of the run."""
+    """Fit one family: plan, run, judge it also by other optima that are known.
+
+    Returns the posterior and the last state of the run.
+    """
     run, notes = plan(target, key, options)
     state, stopped = iterate(run, loop, total=getattr(run, "num_steps", None))
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
-    others: list[Gaussian] = []
     solver, solved = _search_of(run, state)
-    notes = [*notes, _searched(solved)]
+    if solver is not None:
+        notes = [*notes, _searched(solved)]
     if isinstance(run, AroundRun):
         notes = [*notes, *run.notes(state)]
     if isinstance(solver, Solver):
