@@ -2,6 +2,7 @@
 
 from flows.autoregressive import Autoregressive
 from flows.coupling import Coupling
+from flows.density import DensityFit, fit_density
 from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
 from flows.flow import Flow
 from flows.layer import Chain, FromDistrax, Inverse, Reverse, Stack, stack
@@ -17,6 +18,7 @@ __all__ = [
     "Autoregressive",
     "Chain",
     "Coupling",
+    "DensityFit",
     "Flow",
     "FromDistrax",
     "Inverse",
@@ -30,6 +32,7 @@ __all__ = [
     "Spline",
     "Stack",
     "Sylvester",
+    "fit_density",
     "iaf",
     "maf",
     "neural_spline",

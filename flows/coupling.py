@@ -61,8 +61,10 @@ class Coupling(Layer):
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The image of x and log |det ∂y/∂x|."""
-        return self.bijector(context).forward_and_log_det(x)
+        split: Any = self.bijector(context)
+        return split.forward_and_log_det(x)
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The x of which y is the image, and log |det ∂x/∂y|."""
-        return self.bijector(context).inverse_and_log_det(y)
+        split: Any = self.bijector(context)
+        return split.inverse_and_log_det(y)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpyro.distributions
 
 _MOMENT_DRAWS = 4096
+stop = jax.lax.stop_gradient
 
 
 @module
@@ -37,7 +38,7 @@ class Flow:
       affine: m and L, a `vi.Gaussian` with as many unit normals as coordinates, or None for
         the identity.
       context: what the conditioners are given, shape ``(C,)`` or ``(S, C)``; see `given`.
-      base: a `distrax.Distribution` of vectors in place of N(0, I), or None.
+      base: a `distrax.Distribution` of vectors in place of N(0, I), or None. It is not trained.
       size: number D of coordinates.
       context_dim: number C of coordinates of the context; 0 for a flow without.
       title: what it is called in verdicts.
@@ -79,7 +80,7 @@ class Flow:
     def noise(self, key: Array, num_samples: int) -> Float[Array, "S D"]:
         """Draws of the base, in one flat call of the random generator."""
         if self.base is not None:
-            return self.base.sample(seed=key, sample_shape=num_samples)
+            return stop(self.base).sample(seed=key, sample_shape=num_samples)
         return jax.random.normal(key, (num_samples, self.size), self.dtype)
 
     def draw(self, noise: Float[Array, "S D"]) -> tuple[Float[Array, "S D"], Float[Array, " S"]]:
@@ -120,7 +121,7 @@ class Flow:
 
     def _base_log_prob(self, x: Array) -> Array:
         if self.base is not None:
-            return self.base.log_prob(x)
+            return stop(self.base).log_prob(x)
         return -0.5 * jnp.sum(x**2, axis=-1) - 0.5 * self.size * math.log(2 * math.pi)
 
     def _context(self) -> Array | None:

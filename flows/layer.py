@@ -1,12 +1,13 @@
 """Layers: invertible maps with a log-determinant, and how they are put together."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.module import module
+from vi.module import module, static
 
 if TYPE_CHECKING:
     import distrax
@@ -161,40 +162,47 @@ class Reverse(Layer):
     """The coordinates in reverse order, so that the next layer conditions on the others."""
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """x backwards; the log-determinant is zero."""
+        """X backwards; the log-determinant is zero."""
         del context
         return x[..., ::-1], jnp.zeros(x.shape[:-1], x.dtype)
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """y backwards; the log-determinant is zero."""
+        """Y backwards; the log-determinant is zero."""
         return self.forward_and_log_det(y, context)
 
 
 @module
 class FromDistrax(Layer):
-    """Any `distrax.Bijector` of vectors as a layer; its arrays are parameters.
+    """A layer that builds a `distrax.Bijector` of vectors from its parameters.
+
+    It is built anew at every use: distrax's bijectors keep numbers derived from their parameters
+    beside them, so that an optimizer must not see the bijector itself.
 
     Attributes:
-      wrapped: a bijector with ``event_ndims_in == event_ndims_out == 1``.
+      params: any pytree.
+      make: from the parameters to a bijector with ``event_ndims_in == event_ndims_out == 1``.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from flows.imports import load_distrax
       >>> import flows
       >>> distrax = load_distrax()
-      >>> layer = flows.FromDistrax(distrax.Block(distrax.Tanh(), 1))
-      >>> layer.forward_and_log_det(jnp.zeros(3))[0].shape
+      >>> layer = flows.FromDistrax(
+      ...     jnp.zeros(3), lambda shift: distrax.Block(distrax.ScalarAffine(shift), 1)
+      ... )
+      >>> layer.forward_and_log_det(jnp.ones(3))[0].shape
       (3,)
     """
 
-    wrapped: Any
+    params: Any
+    make: Callable[[Any], Any] = static()
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The bijector's own; it takes no context."""
         del context
-        return self.wrapped.forward_and_log_det(x)
+        return self.make(self.params).forward_and_log_det(x)
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The bijector's own; it takes no context."""
         del context
-        return self.wrapped.inverse_and_log_det(y)
+        return self.make(self.params).inverse_and_log_det(y)

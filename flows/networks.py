@@ -3,6 +3,7 @@
 Initial weights are drawn on the host by NumPy: nothing is compiled to make a flow.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -53,7 +54,9 @@ class MaskedNetwork:
     def __call__(self, x: Float[Array, "*S D"], context: Context = None) -> Float[Array, "*S O"]:
         """Outputs, shape ``(..., D * P)``: the P numbers of coordinate i stand together."""
         masks = self._masks()
-        weights = tuple(w * jnp.asarray(m, w.dtype) for w, m in zip(self.weights, masks, strict=True))
+        weights = tuple(
+            w * jnp.asarray(m, w.dtype) for w, m in zip(self.weights, masks, strict=True)
+        )
         return _run(_join(x, context), weights, self.biases)
 
     def _masks(self) -> list[np.ndarray]:
@@ -86,7 +89,7 @@ def initial_parameters(
     generator: np.random.Generator, sizes: Sequence[int], dtype: np.dtype
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Weights and biases: normal of variance 1 / inputs, and zero in the last layer."""
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(itertools.pairwise(sizes))
     drawn = [generator.normal(size=pair) / np.sqrt(max(pair[0], 1)) for pair in pairs[:-1]]
     weights = (*drawn, np.zeros(pairs[-1]))
     return (

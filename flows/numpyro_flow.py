@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class FlowTransform(Transform):
     """A flow's map from standard normal noise to draws, as a NumPyro transform of vectors."""
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain = constraints.real_vector  # pyright: ignore[reportAssignmentType]
+    codomain = constraints.real_vector  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, flow: "Flow"):
         """Wrap a flow whose base is N(0, I)."""

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import flows
 import optim
 import vi
+from flows.imports import load_distrax
 from optim import polynomial_average
 from tests import models
 from vi import gaussian
@@ -54,6 +56,48 @@ FAMILIES: dict[str, Callable] = {
     "block": lambda loc: vi.block(((0, 2), (1,)), loc=loc, scale=0.7),
     "low_rank": _low_rank,
     "mixture": _mixture,
+}
+
+
+class LayerEntry(NamedTuple):
+    """A layer of a flow in `DIM` dimensions; see `test_flow_layers`."""
+
+    make: Callable  # of a NumPy generator and a dtype
+    conditional: bool = False  # whether it takes a context, of two coordinates
+    identity: bool = True  # whether it starts as the identity
+
+
+def _conditioned(kind: Any, transformer: Any) -> LayerEntry:
+    make = lambda generator, dtype: kind.initial(generator, DIM, transformer, (5,), 2, dtype)
+    return LayerEntry(make, conditional=True)
+
+
+def _from_distrax(generator: Any, dtype: Any) -> flows.FromDistrax:
+    distrax = load_distrax()
+    make = lambda s: distrax.Block(distrax.Chain([distrax.Sigmoid(), distrax.ScalarAffine(s)]), 1)
+    return flows.FromDistrax(jnp.zeros(DIM, dtype), make)
+
+
+LAYERS: dict[str, LayerEntry] = {
+    "coupling_affine": _conditioned(flows.Coupling, flows.Affine()),
+    "coupling_spline": _conditioned(flows.Coupling, flows.Spline(3)),
+    "autoregressive_affine": _conditioned(flows.Autoregressive, flows.Affine()),
+    "autoregressive_spline": _conditioned(flows.Autoregressive, flows.Spline(3)),
+    "inverse": LayerEntry(
+        lambda generator, dtype: flows.Inverse(
+            flows.Autoregressive.initial(generator, DIM, flows.Affine(), (5,), 2, dtype)
+        ),
+        conditional=True,
+    ),
+    "planar": LayerEntry(lambda generator, dtype: flows.Planar.initial(generator, DIM, dtype)),
+    "radial": LayerEntry(lambda generator, dtype: flows.Radial.initial(generator, DIM, dtype)),
+    "sylvester": LayerEntry(
+        lambda generator, dtype: flows.Sylvester.initial(generator, DIM, 2, dtype)
+    ),
+    "act_norm": LayerEntry(lambda _, dtype: flows.ActNorm.identity(DIM, dtype)),
+    "lu_linear": LayerEntry(lambda _, dtype: flows.LULinear.identity(DIM, dtype)),
+    "reverse": LayerEntry(lambda generator, dtype: flows.Reverse(), identity=False),
+    "from_distrax": LayerEntry(_from_distrax, identity=False),
 }
 
 

@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from vi.compile import quick_jit
 from vi.families import Gaussian
-from vi.loop import Run
 from vi.random import fast_key
 from vi.status import Status
 from vi.stochastic import StochasticRun, StochasticState
@@ -43,7 +42,7 @@ class AroundRun:
         self,
         target: Target,
         key: Array,
-        first: Run | None,
+        first: Any,
         q: Any,
         estimator: Any,
         optimizer: optax.GradientTransformation,
@@ -55,7 +54,7 @@ class AroundRun:
         Args:
           target: the target.
           key: a key.
-          first: finds a Gaussian: its ``result(state)`` is one. None where ``q.affine`` is given.
+          first: a `vi.loop.Run` that finds a Gaussian, ``result(state)``. None where ``q.affine`` is given.
           q: the family: ``q.around(gaussian)`` is one that starts as the Gaussian, with
             ``q.affine`` the Gaussian; ``q.whitened()`` is the same in its coordinates.
           estimator: as of `StochasticRun`.
@@ -132,7 +131,7 @@ class AroundRun:
         return {**training, "kind": "around", "first": first}
 
     def result(self, state: AroundState) -> Any:
-        """The trained family, or the Gaussian itself, as a family, where training gained nothing."""
+        """The trained family, or its start where training gained nothing."""
         run, gaussian = self._trainer(state.solve), self._gaussian(state.solve)
         gain = self._gain(state) if state.polishing and math.isnan(state.gain) else state.gain
         return (run.result(state.polish) if gain > 0 else run.q).around(gaussian)

@@ -84,8 +84,8 @@ def fit(
         ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the ELBO has stopped
         rising. For flows 0.005 at first, by a cosine to zero.
       num_steps: steps of stochastic optimisation; if not given, 4000 for flows, else at most
-        10,000 and until a test finds that the ELBO has stopped rising (95 % over all its looks, 0.05 nats over a
-        third of the steps).
+        10,000 and until a test finds that the ELBO has stopped rising (95 % over all its looks,
+        0.05 nats over a third of the steps).
       init: constrained values of all latent sites to start from, ``{site: value}``.
       num_draws: fresh draws to diagnose with, rounded up to a multiple of 256; by default from
         2048 to 32,768 by their cost.

@@ -105,9 +105,7 @@ def _made(target: Target, key: Array, family: Any) -> Any:
     return q
 
 
-def _around(
-    target: Target, key: Array, options: FitOptions, q: Any
-) -> tuple[AroundRun, list[str]]:
+def _around(target: Target, key: Array, options: FitOptions, q: Any) -> tuple[AroundRun, list[str]]:
     """A Gaussian by default options, and the family trained around it."""
     first, notes = None, []
     if q.affine is None:

@@ -1,0 +1,163 @@
+"""Layers: log-determinants against Jacobians, inverses, and the formulas behind them."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+import flows
+from flows.networks import MaskedNetwork, initial_parameters
+from flows.residual import above_minus_one
+from flows.root import increasing_root
+from tests.contracts import DIM, LAYERS
+from vi.compile import quick_jit
+
+# Largest error of a log-determinant and of a round trip, for coordinates of size one.
+TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
+
+
+def precision(dtype):
+    """64-bit floats on only where asked for."""
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+
+
+def moved(layer, size=0.3, seed=0):
+    """The layer with its parameters at random."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: x + jnp.asarray(size * rng.normal(size=x.shape), x.dtype), layer)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer(name):
+    entry, traces = LAYERS[name], 0
+
+    def look(layer, x, context):
+        nonlocal traces
+        traces += 1
+        forward = lambda x: layer.forward_and_log_det(x, context)
+        y, log_det = forward(x)
+        back, inverse_log_det = layer.inverse_and_log_det(y, context)
+        pull = jax.jacfwd(lambda y: layer.inverse_and_log_det(y, context)[0])(y[0])
+        return y, log_det, back, inverse_log_det, jax.jacfwd(lambda x: forward(x)[0])(x[0]), pull
+
+    jitted = quick_jit(look)
+    for dtype in TOLERANCE:
+        with precision(dtype):
+            context = jnp.asarray([0.4, -0.7], dtype) if entry.conditional else None
+            layer = moved(entry.make(np.random.default_rng(1), dtype))
+            x = jnp.asarray(np.random.default_rng(2).normal(size=(3, DIM)), dtype)
+            found = jitted(layer, x, context)
+            assert {leaf.dtype for leaf in jax.tree.leaves((layer, found))} == {jnp.dtype(dtype)}
+            y, log_det, back, inverse_log_det, jacobian, pull = found
+            tol = TOLERANCE[dtype]
+            assert log_det.shape == inverse_log_det.shape == (3,)
+            assert np.isclose(log_det[0], np.linalg.slogdet(np.asarray(jacobian))[1], atol=tol)
+            assert np.allclose(log_det, -inverse_log_det, atol=tol)
+            assert np.allclose(back, x, atol=tol)
+            # Gradients through the inverse, also where it is a root or a loop.
+            assert np.allclose(pull @ jacobian, np.eye(DIM), atol=10 * tol)
+            if entry.conditional:
+                other = jitted(layer, x, context + 1)
+                assert not np.allclose(other[0], y, atol=1e-2)
+            if entry.identity:
+                first = jitted(entry.make(np.random.default_rng(1), dtype), x, context)
+                assert np.allclose(first[0], x, atol=tol)
+    assert traces == 2
+    assert not np.allclose(y, x, atol=1e-2) or name == "reverse"
+
+
+def test_a_stack_is_its_layers_one_after_another(x64):
+    layers = [moved(flows.ActNorm.identity(DIM, float), seed=i) for i in range(4)]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, DIM)))
+    for direction in ("forward_and_log_det", "inverse_and_log_det"):
+        scanned = getattr(flows.stack(layers), direction)(x)
+        looped = getattr(flows.Chain(tuple(layers)), direction)(x)
+        assert np.allclose(scanned[0], looped[0])
+        assert np.allclose(scanned[1], looped[1])
+    with pytest.raises(ValueError, match="all of one structure"):
+        flows.stack([layers[0], flows.Reverse()])
+
+
+@pytest.mark.parametrize("hidden", [(5,), (7, 3)])
+def test_masked_outputs_see_earlier_coordinates_alone(hidden, x64):
+    outputs, rng = 2, np.random.default_rng(0)
+    weights, biases = initial_parameters(rng, (DIM + 1, *hidden, DIM * outputs), np.dtype(float))
+    network = moved(MaskedNetwork(weights, biases, DIM))
+    seen = jax.jacobian(network)(jnp.ones(DIM), jnp.ones(1)).reshape(DIM, outputs, DIM)
+    blocked = np.arange(DIM)[:, None] <= np.arange(DIM)
+    assert np.all(np.asarray(seen)[blocked[:, None, :].repeat(outputs, 1)] == 0)
+    assert np.any(np.asarray(seen)[1, :, 0] != 0)
+    by_context = jax.jacobian(network, 1)(jnp.ones(DIM), jnp.ones(1))
+    assert np.all(np.asarray(by_context) != 0)
+
+
+def test_roots_and_their_gradients(x64):
+    aims = np.array([-30.0, 0.0, 0.3, 2.0])
+    slope = 0.9
+
+    def root(aim, slope):
+        f = lambda a: (a - slope * jnp.tanh(a) - aim, 1 - slope * (1 - jnp.tanh(a) ** 2))
+        return increasing_root(f, aim - slope, aim + slope)
+
+    found = root(jnp.asarray(aims), slope)
+    exact = [
+        brentq(lambda a, t=t: a - slope * np.tanh(a) - t, t - 1, t + 1, xtol=1e-14) for t in aims
+    ]
+    assert np.allclose(found, exact, atol=1e-12)
+    by_aim, by_slope = jax.grad(root, (0, 1))(0.3, slope)
+    at = exact[2]
+    inner = 1 - slope * (1 - np.tanh(at) ** 2)
+    assert np.isclose(by_aim, 1 / inner)
+    assert np.isclose(by_slope, np.tanh(at) / inner)
+
+
+def test_constraints_keep_layers_invertible(x64):
+    """Far along the forbidden direction the log-determinant stays finite."""
+    assert above_minus_one(jnp.zeros(())) == pytest.approx(0, abs=1e-15)
+    assert above_minus_one(jnp.asarray(-1e3)) > -1
+    planar = flows.Planar(jnp.array([-50.0, 0.0]), jnp.array([1.0, 0.5]), jnp.zeros(()))
+    radial = flows.Radial(jnp.zeros(2), jnp.zeros(()), jnp.asarray(-50.0))
+    for layer in (planar, radial):
+        y, log_det = layer.forward_and_log_det(jnp.zeros(2))
+        assert np.isfinite(log_det)
+        assert np.allclose(layer.inverse_and_log_det(y)[0], 0, atol=1e-6)
+
+
+def test_sylvester_with_one_column_is_planar(x64):
+    layer = moved(flows.Sylvester.initial(np.random.default_rng(3), DIM, 1, float))
+    q, outer, inner, products = layer._matrices()
+    direction = q[:, 0] * outer[0, 0]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=DIM))
+    bump = np.tanh(inner[0, 0] * (q[:, 0] @ x) + layer.offset[0])
+    y, log_det = layer.forward_and_log_det(x)
+    assert np.allclose(q.T @ q, np.eye(1))
+    assert np.allclose(y, x + direction * bump)
+    assert np.isclose(log_det, np.log1p(products[0] * (1 - bump**2)))
+
+
+def test_actnorm_takes_the_moments_of_data(x64):
+    data = jnp.asarray(np.random.default_rng(0).normal([3.0, -1.0], [0.1, 20.0], (50, 2)))
+    back, _ = flows.ActNorm.onto(data).inverse_and_log_det(data)
+    assert np.allclose(back.mean(0), 0, atol=1e-12)
+    assert np.allclose(back.std(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda key: flows.realnvp(0, key=key), "positive sizes"),
+        (lambda key: flows.sylvester(2, key=key, num_columns=3), "num_columns <= dim"),
+        (lambda key: flows.iaf(2, key=key, transformer="cubic"), "'affine', 'spline'"),
+        (lambda key: flows.realnvp(2, key=key).given(jnp.zeros(1)), "context_dim="),
+        (
+            lambda key: flows.realnvp(2, key=key, context_dim=1).sample(key),
+            r"flow.given\(context\)",
+        ),
+    ],
+)
+def test_wrong_flows_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make(jax.random.key(0))
