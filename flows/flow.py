@@ -136,16 +136,17 @@ class Flow:
 
     @property
     def loc(self) -> Float[Array, " D"]:
-        """Mean, from draws as `covariance`."""
+        """Mean of 4096 draws of a fixed stream: standard errors of 2 % of the deviations."""
         return jnp.mean(self._draws(), axis=0)
 
     def covariance(self) -> Float[Array, "D D"]:
-        """Covariance of 4096 draws of a fixed stream: standard errors of about 2 %."""
-        centred = self._draws() - self.loc
+        """Covariance of the same draws: standard errors of 2 % of the variances."""
+        draws = self._draws()
+        centred = draws - jnp.mean(draws, axis=0)
         return centred.T @ centred / _MOMENT_DRAWS
 
     def variance(self) -> Float[Array, " D"]:
-        """Variances, as `covariance`."""
+        """Variances of the same draws."""
         return jnp.var(self._draws(), axis=0)
 
     def _draws(self) -> Array:

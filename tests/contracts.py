@@ -23,6 +23,7 @@ from vi import gaussian
 from vi.families.scale import DenseScale, LowRankScale
 
 DIM = 3
+_KEY = jax.random.key(7)
 
 
 def target(dtype: Any) -> vi.Target:
@@ -41,6 +42,12 @@ def _mixture(loc: Any) -> vi.Mixture:
     return vi.mixture([vi.full_rank(DIM, loc=loc), vi.full_rank(DIM, loc=-loc)], [0.3, 0.7])
 
 
+def _flow(loc: Any) -> flows.Flow:
+    q = flows.realnvp(DIM, key=_KEY, num_layers=2, hidden=(3,))
+    q = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), q)
+    return q.around(vi.full_rank(DIM, loc=loc, scale=0.7))
+
+
 def _bures_wasserstein_adam(learning_rate: Any) -> Any:
     full_rank = vi.Gaussian(optim.Euclidean(), DenseScale(optim.BuresWassersteinRoot()))
     return optim.riemannian_adam(learning_rate, full_rank)
@@ -56,6 +63,7 @@ FAMILIES: dict[str, Callable] = {
     "block": lambda loc: vi.block(((0, 2), (1,)), loc=loc, scale=0.7),
     "low_rank": _low_rank,
     "mixture": _mixture,
+    "flow": _flow,
 }
 
 
@@ -227,9 +235,6 @@ class Transformation(NamedTuple):
     options: dict[str, Any]  # floats are what `optax.inject_hyperparams` injects
     steps: int  # in which ...
     ratio: float  # ... the gap of `test_transformations`' quadratic falls by this factor
-
-
-_KEY = jax.random.key(7)
 
 
 def _psgd(group: str, criterion: str) -> Transformation:

@@ -34,8 +34,8 @@ class AroundRun:
     """Trains a family around a Gaussian, in that Gaussian's coordinates; a `vi.loop.Run`.
 
     There the target is near a standard normal, whatever its units, so that one learning rate
-    serves all. The result is the trained family if its ELBO is above that of its start by common
-    draws, else the start.
+    serves all. Where the ELBO is what is maximised, the result is the trained family if its ELBO is
+    above that of its start by common draws, else the start.
     """
 
     def __init__(
@@ -48,22 +48,27 @@ class AroundRun:
         optimizer: optax.GradientTransformation,
         num_steps: int,
         gradients_per_step: int,
+        *,
+        guarded: bool,
     ):
         """Set up.
 
         Args:
           target: the target.
           key: a key.
-          first: a `vi.loop.Run` that finds a Gaussian, ``result(state)``. None where ``q.affine`` is given.
+          first: a `vi.loop.Run` that finds a Gaussian, ``result(state)``; None where ``q.affine``
+            is given.
           q: the family: ``q.around(gaussian)`` is one that starts as the Gaussian, with
             ``q.affine`` the Gaussian; ``q.whitened()`` is the same in its coordinates.
           estimator: as of `StochasticRun`.
           optimizer: as of `StochasticRun`.
           num_steps: as of `StochasticRun`.
           gradients_per_step: as of `StochasticRun`.
+          guarded: whether the start is kept where training did not raise the ELBO. A family
+            trained by another objective is kept as long as its ELBO is finite.
         """
         self.target, self.key, self.first = target, key, first
-        self.given = q.affine
+        self.given, self.guarded = q.affine, guarded
         self.start = q.whitened()
         self._options = (estimator, optimizer, num_steps, gradients_per_step)
         self._trained: tuple[Any, StochasticRun] | None = None
@@ -99,7 +104,15 @@ class AroundRun:
         state = state._replace(polish=run.advance(state.polish))
         if not run.done(state.polish):
             return state
-        return state._replace(gain=self._gain(state), status=int(state.polish.status))
+        state = state._replace(gain=self._gain(state), status=int(state.polish.status))
+        if self.first is not None and not self._kept(state) and Status(state.status).failed:
+            return state._replace(status=int(state.solve.status))  # of what is handed over
+        return state
+
+    def _kept(self, state: AroundState) -> bool:
+        """Whether the trained family is the result."""
+        gain = self._gain(state) if state.polishing and math.isnan(state.gain) else state.gain
+        return gain > 0 if self.guarded else gain > -math.inf
 
     def _gain(self, state: AroundState) -> float:
         """Nats by which training has raised the ELBO, by common draws."""
@@ -133,16 +146,18 @@ class AroundRun:
     def result(self, state: AroundState) -> Any:
         """The trained family, or its start where training gained nothing."""
         run, gaussian = self._trainer(state.solve), self._gaussian(state.solve)
-        gain = self._gain(state) if state.polishing and math.isnan(state.gain) else state.gain
-        return (run.result(state.polish) if gain > 0 else run.q).around(gaussian)
+        return (run.result(state.polish) if self._kept(state) else run.q).around(gaussian)
 
     def notes(self, state: AroundState) -> list[str]:
         """What to say of the training."""
         if not state.polishing or math.isnan(state.gain):
             return []
-        if state.gain > 0:
-            return [f"Training raised the ELBO by {state.gain:.3f} nats over its start."]
-        return ["Training did not raise the ELBO: this is the start itself."]
+        if self._kept(state):
+            return [f"Training changed the ELBO by {state.gain:+.3f} nats from its start."]
+        broke = (
+            "broke down" if Status(int(state.polish.status)).failed else "did not raise the ELBO"
+        )
+        return [f"Training {broke}: this is the start itself."]
 
 
 @quick_jit

@@ -118,7 +118,9 @@ def _around(target: Target, key: Array, options: FitOptions, q: Any) -> tuple[Ar
         rates = optax.cosine_decay_schedule(options.learning_rate or FLOW_LEARNING_RATE, steps)
         optimizer = optax.chain(clip_by_ema_norm(CLIP), optax.adam(rates))
     cost = _gradients(estimator, q)
-    return AroundRun(target, key, first, q, estimator, optimizer, steps, cost), notes
+    guarded = options.objective is None
+    run = AroundRun(target, key, first, q, estimator, optimizer, steps, cost, guarded=guarded)
+    return run, notes
 
 
 def _given(target: Target, options: FitOptions) -> Array | None:

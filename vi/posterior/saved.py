@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vi.errors import CheckpointError
 from vi.families import Delta, Gaussian, Mixture
@@ -31,7 +33,7 @@ def describe_structure(q: Any) -> Any:
         return {"static": None}
     if isinstance(q, tuple):
         return {"tuple": [describe_structure(x) for x in q]}
-    if hasattr(q, "dtype"):
+    if isinstance(q, (jax.Array, np.ndarray)):
         return None
     kind = type(q)
     if _kind(kind.__name__) is not kind:

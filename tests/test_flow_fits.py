@@ -1,0 +1,101 @@
+"""`vi.fit` with flows: better than the Gaussian it starts from, saved, resumed, never worse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flows
+import vi
+from tests import models
+from tests.test_ladder import banana
+from vi import ladder, plan
+
+KEY = jax.random.key(0)
+LOG_EVIDENCE = np.log(2 * np.pi)  # of the banana
+
+
+def small(dim):
+    return flows.neural_spline(dim, key=KEY, num_layers=3, hidden=(8,), num_bins=3)
+
+
+def fit(**options):
+    return vi.fit(banana, jnp.zeros(2), key=KEY, family=small, num_steps=500, **options)
+
+
+@pytest.fixture(scope="module")
+def bent():
+    return fit()
+
+
+def test_a_flow_bends_where_a_gaussian_cannot(bent):
+    gaussian = vi.fit(banana, jnp.zeros(2), key=KEY)
+    assert bent.elbo > gaussian.elbo + 0.4
+    assert -0.1 < bent.elbo - LOG_EVIDENCE < 3 * bent.elbo_sem
+    assert np.isclose(bent.diagnostics.log_evidence, LOG_EVIDENCE, atol=0.03)
+    assert "neural spline flow (D = 2)" in bent.verdict.text
+    assert "Training changed the ELBO by +0." in bent.verdict.text
+    draws = bent.sample(jax.random.key(1), 4000)["x"]
+    slope = np.polyfit(draws[:, 0] ** 2, draws[:, 1], 1)[0]
+    assert np.isclose(slope, 0.25, atol=0.03)
+    assert bent.cost["gradients"] == gaussian.cost["gradients"] + 500 * plan.FLOW_PARTICLES
+    assert np.array_equal(np.unique(bent.history["run"])[-2:] - bent.history["run"][-1], [-1, 0])
+
+
+def test_a_fitted_flow_is_saved_and_loaded(bent, tmp_path):
+    bent.save(tmp_path / "bent.npz")
+    back = vi.Posterior.load(tmp_path / "bent.npz", banana, jnp.zeros(2))
+    assert jax.tree.structure(back.q) == jax.tree.structure(bent.q)
+    pair = [p.sample_unconstrained(KEY, 5) for p in (bent, back)]
+    assert jax.tree.all(jax.tree.map(np.array_equal, *pair))
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bits(bent, tmp_path):
+    path = tmp_path / "half.npz"
+    gradients = bent.cost["gradients"] - 300 * plan.FLOW_PARTICLES
+    stop = lambda step, state, info: info["gradients"] >= gradients
+    first = fit(checkpoint=path, callback=stop)
+    assert first.status == vi.Status.STOPPED
+    assert first.cost["gradients"] == gradients
+    assert first.elbo < bent.elbo
+    resumed = fit(checkpoint=path)
+    assert jax.tree.all(jax.tree.map(np.array_equal, resumed.q, bent.q))
+
+
+@pytest.mark.parametrize(("rate", "says"), [(0.1, "did not raise the ELBO"), (1e3, "broke down")])
+def test_training_that_does_harm_is_not_handed_over(rate, says):
+    target = vi.target(*models.gaussian_target(2))
+    options = {"estimator": vi.Pathwise(), "optimizer": optax.inject_hyperparams(optax.sgd)(rate)}
+    posterior = vi.fit(target, key=KEY, family=small, num_steps=100, **options)
+    assert f"Training {says}: this is the start itself." in posterior.verdict.text
+    assert posterior.verdict.grade == "good"
+
+
+def test_another_objective_is_not_judged_by_the_elbo(bent):
+    posterior = fit(objective=vi.elbo(num_particles=32))
+    assert "Training changed the ELBO by" in posterior.verdict.text
+    assert posterior.diagnostics.efficiency > 0.8
+
+
+def test_the_ladder_climbs_to_a_flow(monkeypatch):
+    monkeypatch.setattr(ladder, "COMPONENTS", ())
+    monkeypatch.setattr(ladder, "FLOW_STEPS", 1000)
+    posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="auto")
+    names = [rung["family"] for rung in posterior.rungs]
+    assert names == ["full-rank Gaussian (D = 2)", "neural spline flow (D = 2)"]
+    assert posterior.elbo > LOG_EVIDENCE - 0.05
+    assert posterior.cost["gradients"] == sum(rung["gradients"] for rung in posterior.rungs)
+    assert "Tried: full-rank Gaussian" in posterior.verdict.text
+    gaussian = vi.fit(banana, jnp.zeros(2), key=KEY)
+    assert np.array_equal(posterior.q.affine.loc, gaussian.q.loc)
+
+
+def test_names_and_options():
+    posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="planar", num_steps=400)
+    assert "planar flow (D = 2)" in posterior.verdict.text
+    assert posterior.elbo > LOG_EVIDENCE - 0.45  # the Gaussian is 0.55 below
+    with pytest.raises(ValueError, match="no positive with family='maf'"):
+        vi.fit(banana, jnp.zeros(2), key=KEY, family="maf", positive="exp")
+    with pytest.raises(ValueError, match="dimension D = 2"):
+        vi.fit(banana, jnp.zeros(2), key=KEY, family=small(3))

@@ -1,0 +1,190 @@
+"""Flows as families: where they start, their densities, gradients, and other libraries' views."""
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+import pytest
+
+import flows
+import vi
+from flows.imports import load_distrax
+from tests import contracts, models
+from tests.test_flow_layers import moved
+from vi.compile import quick_jit
+
+KEY = jax.random.key(0)
+FACTORIES = {
+    "realnvp": {"hidden": (4,)},
+    "neural_spline": {"hidden": (4,), "num_bins": 2},
+    "maf": {"hidden": (4,)},
+    "iaf": {"hidden": (4,), "transformer": "spline", "num_bins": 2},
+    "planar": {},
+    "radial": {},
+    "sylvester": {"num_columns": 2},
+}
+
+
+@quick_jit
+def _draw_and_look_back(q, noise):
+    z, log_q = q.draw_and_log_prob(noise)
+    return z, log_q, q.log_prob(z)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_flows_start_as_their_gaussian_and_know_their_density(name):
+    gaussian = vi.Gaussian(jnp.array([1.0, -2.0, 30.0]), vi.families.scale.DenseScale.of(
+        jnp.array([[2.0, 0, 0], [0.5, 0.1, 0], [0.0, -0.3, 5.0]])
+    ))  # fmt: skip
+    q = getattr(flows, name)(3, key=KEY, num_layers=2, **FACTORIES[name]).around(gaussian)
+    noise = q.noise(KEY, 6)
+    z, log_q, again = _draw_and_look_back(q, noise)
+    assert np.allclose(log_q, gaussian.log_prob(z), atol=1e-3)
+    assert np.allclose(again, log_q, atol=1e-3)
+    bent, log_q, again = _draw_and_look_back(moved(q, 0.1), noise)
+    assert np.allclose(again, log_q, atol=2e-3)
+    assert not np.allclose(log_q, gaussian.log_prob(bent), atol=0.05)
+    assert q.explicit == (name in ("realnvp", "neural_spline", "radial"))
+
+
+def test_density_is_normalised_and_moments_are_its():
+    q = moved(flows.realnvp(2, key=KEY, num_layers=2, hidden=(4,)), 0.2, seed=3)
+    q = q.around(vi.full_rank(2, loc=jnp.array([1.0, 0.0])))
+    grid = np.linspace(-12, 14, 300)
+    points = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+    density = np.exp(np.asarray(quick_jit(lambda q, z: q.log_prob(z))(q, points), float))
+    density *= (grid[1] - grid[0]) ** 2
+    mean = density @ points
+    assert np.isclose(density.sum(), 1, atol=1e-3)
+    covariance = (points - mean).T @ (density[:, None] * (points - mean))
+    sd = np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(q.loc - mean) < 0.1 * sd)
+    assert np.allclose(q.covariance() / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.2)
+    assert np.allclose(q.variance(), np.diag(q.covariance()), rtol=1e-3)
+
+
+def test_reverse_kl_is_the_total_gradient_without_the_score(x64):
+    """Sticking the landing leaves out the score of q at the draws, which has mean zero."""
+    target = contracts.target("float64")
+    q = contracts.FAMILIES["flow"](jnp.asarray([0.3, -0.2, 0.5]))
+    estimator = flows.ReverseKL(4)
+
+    @quick_jit
+    def look(q):
+        loss, gradient = estimator(KEY, q, target)
+        noise = q.noise(jax.random.split(KEY)[0], 4)
+
+        def total(q):
+            z, _ = q.draw_and_log_prob(noise)
+            return jnp.mean(q.log_prob(z) - jax.vmap(target.log_density)(z))
+
+        z, _ = q.draw_and_log_prob(noise)
+        score = jax.grad(lambda q: jnp.mean(q.log_prob(z)))(q)
+        return loss, total(q), gradient, jax.grad(total)(q), score
+
+    loss, value, gradient, whole, score = look(q)
+    assert np.isclose(loss, value, rtol=1e-12)
+    expected = jax.tree.map(jnp.subtract, whole, score)
+    assert close(gradient, expected)
+    assert not close(gradient, whole)
+
+
+def close(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.allclose(x, y, atol=1e-10) for x, y in pairs)
+
+
+# ---- other libraries ---------------------------------------------------------------------------
+
+
+def test_distrax_numpyro_and_blackjax_take_a_flow():
+    q = contracts.FAMILIES["flow"](jnp.array([0.3, -0.2, 0.5]))
+    z, log_q = q.sample_and_log_prob(KEY, 4)
+    distribution = q.to_distrax()
+    assert distribution.event_shape == (3,)
+    assert np.allclose(distribution.log_prob(z), log_q, atol=1e-4)
+    drawn, log_drawn = distribution.sample_and_log_prob(seed=KEY, sample_shape=4)
+    assert np.allclose(q.log_prob(drawn), log_drawn, atol=1e-4)
+    there = q.to_numpyro()
+    assert np.allclose(there.log_prob(z), log_q, atol=1e-4)
+    with numpyro.handlers.seed(rng_seed=0):
+        site = numpyro.sample("z", there)
+    assert np.isfinite(q.log_prob(site))
+    kernel = blackjax.mala(q.log_prob, 0.1)
+    state, _ = kernel.step(KEY, kernel.init(z[0]))
+    assert np.isclose(state.logdensity, q.log_prob(state.position), atol=1e-4)
+
+
+def test_any_distrax_distribution_is_a_base():
+    distrax = load_distrax()
+    base = distrax.Independent(distrax.Logistic(jnp.zeros(2), jnp.ones(2)), 1)
+    q = flows.Flow(moved(flows.LULinear.identity(2, jnp.float32)), None, None, base, 2)
+    z, log_q = q.sample_and_log_prob(KEY, 5)
+    assert np.allclose(q.to_distrax().log_prob(z), log_q, atol=1e-4)
+    assert np.allclose(q.log_prob(z), log_q, atol=1e-4)
+    grads = jax.grad(lambda q: jnp.sum(q.log_prob(z)))(q)
+    assert not any(np.any(x) for x in jax.tree.leaves(grads.base))
+    with pytest.raises(TypeError, match="base None"):
+        q.to_numpyro()
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoIAFNormal", pytest.param("AutoBNAFNormal", marks=pytest.mark.slow)]
+)
+def test_numpyros_flows_train_under_svi(name):
+    from numpyro.infer import autoguide
+
+    X, y = models.logistic_data()
+    guide = getattr(autoguide, name)(models.logistic, num_flows=1)
+    loss = vi.elbo(num_particles=4)
+    svi = vi.SVI(models.logistic, guide, optax.adam(0.02), loss)
+    result = svi.run(KEY, 300, X, y, progress_bar=False)
+    assert np.isfinite(result.losses).all()
+    gaussian = vi.fit(models.logistic, X, y, key=KEY)
+    assert abs(np.mean(result.losses[-100:]) + gaussian.elbo) < 0.3
+
+
+# ---- maximum likelihood ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """Rows of a banana that its context moves, and the mean of their true log density."""
+    rng = np.random.default_rng(0)
+    context = rng.normal(size=(3000, 1))
+    x = context[:, 0] + rng.normal(size=3000)
+    y = x**2 + 0.5 * rng.normal(size=3000)
+    log_density = -0.5 * (x - context[:, 0]) ** 2 - 0.5 * ((y - x**2) / 0.5) ** 2
+    data = np.stack([100 * x, y], 1).astype(np.float32)
+    truth = np.mean(log_density) - np.log(2 * np.pi * 0.5 * 100)
+    return data, context.astype(np.float32), truth
+
+
+def test_density_estimation_finds_a_conditional_law(shifted):
+    data, context, truth = shifted
+    q = flows.realnvp(2, key=KEY, num_layers=4, hidden=(16,), context_dim=1)
+    fit = flows.fit_density(q, data, key=KEY, context=context, num_steps=1000, learning_rate=0.02)
+    assert fit.gaussian < truth - 1
+    assert abs(fit.log_likelihood - truth) < 0.15  # 300 rows held out: ± 0.06
+    assert np.isclose(fit.log_likelihood, max(fit.history))
+    draws = fit.flow.given(jnp.array([1.0])).sample(jax.random.key(1), 2000)
+    assert abs(np.mean(draws[:, 0]) / 100 - 1) < 0.2
+
+
+def test_density_estimation_stops_when_nothing_is_left_to_gain():
+    data = np.random.default_rng(0).normal([2.0, 0.0], [1.0, 1e-3], (200, 2)).astype(np.float32)
+    q = flows.realnvp(2, key=KEY, num_layers=4, hidden=(16,), dtype=jnp.float32)
+    fit = flows.fit_density(q, data, key=KEY, patience=2, learning_rate=0.02)
+    assert fit.settled
+    assert fit.num_steps < 5000
+    assert fit.log_likelihood >= fit.gaussian
+
+
+def test_wrong_data_are_refused():
+    q = flows.realnvp(2, key=KEY, num_layers=1)
+    with pytest.raises(ValueError, match=r"shape \(N, 2\)"):
+        flows.fit_density(q, np.zeros((10, 3)), key=KEY)
+    with pytest.raises(ValueError, match="held out"):
+        flows.fit_density(q, np.zeros((3, 2)), key=KEY)
