@@ -7,6 +7,9 @@ from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sy
 from flows.flow import Flow
 from flows.layer import Chain, FromDistrax, Inverse, Reverse, Stack, stack
 from flows.linear import ActNorm, LULinear
+from flows.hamiltonian import HamiltonianMap
+from flows.mixflow import MixFlow
+from flows.mixflow_run import mixflow
 from flows.networks import MaskedNetwork, Network
 from flows.residual import Planar, Radial, Sylvester
 from flows.reverse_kl import ReverseKL
@@ -21,9 +24,11 @@ __all__ = [
     "DensityFit",
     "Flow",
     "FromDistrax",
+    "HamiltonianMap",
     "Inverse",
     "LULinear",
     "MaskedNetwork",
+    "MixFlow",
     "Network",
     "Planar",
     "Radial",
@@ -35,6 +40,7 @@ __all__ = [
     "fit_density",
     "iaf",
     "maf",
+    "mixflow",
     "neural_spline",
     "planar",
     "radial",

@@ -67,6 +67,15 @@ def plan(
                 "of the correlation."
             )
     family = _made(target, key, family)
+    if hasattr(family, "run_after"):
+        if options.stochastic or target.subsampled:
+            raise ValueError(
+                f"vi.fit: expected all rows and no options of stochastic optimisation for {family}, "
+                "which has nothing to train; leave out objective, estimator, optimizer, "
+                "learning_rate, num_steps and positive, and subsample no plate."
+            )
+        first, notes = plan(target, key, FitOptions(init=options.init))
+        return family.run_after(target, key, first), notes
     if hasattr(family, "around"):
         return _around(target, key, options, family)
     init = _given(target, options)
@@ -94,6 +103,8 @@ def _made(target: Target, key: Array, family: Any) -> Any:
     """
     if isinstance(family, str):
         return flow(family, target.dim, key) if family in get_args(FlowName) else family
+    if hasattr(family, "run_after"):
+        return family
     q = family
     if isinstance(family, Callable) and not hasattr(family, "log_prob"):
         q = family(target.dim)

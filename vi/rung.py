@@ -46,7 +46,7 @@ def fit_family(
     solver, solved = _search_of(run, state)
     if solver is not None:
         notes = [*notes, _searched(solved)]
-    if isinstance(run, AroundRun):
+    if hasattr(run, "notes"):
         notes = [*notes, *run.notes(state)]
     if isinstance(solver, Solver):
         _check_started(solver, solved, status)
@@ -70,14 +70,16 @@ def _search_of(run: Any, state: Any) -> tuple[Any, Any]:
     """The run, or the one it began with, and its state."""
     if isinstance(run, LowRankSolver):
         return run.solver, state.solve
-    return (run.first, state.solve) if isinstance(run, AroundRun) else (run, state)
+    return (run.first, state.solve) if hasattr(run, "first") else (run, state)
 
 
 def _history(state: Any) -> dict[str, np.ndarray]:
     """Steps at the ends of chunks, and the mean ELBO of each."""
-    if isinstance(state, AroundState) and state.solve == ():
+    if getattr(state, "solve", None) == ():
         return _history(state.polish)
-    if isinstance(state, (LowRankState, AroundState)):
+    if hasattr(state, "solve") and not hasattr(state, "polish"):
+        return _history(state.solve)
+    if hasattr(state, "solve"):
         first, then = _history(state.solve), _history(state.polish)
         last = first["step"][-1] if len(first["step"]) else 0
         return {
