@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-EFFORT = 1.5e8  # operations of searching after which two starts that end in one place are enough
+EFFORT = 3e8  # operations of searching after which two starts that end in one place are enough
 MAX_EFFORT = 2e9  # operations of searching after which no start is added to three
 
 
@@ -34,7 +34,7 @@ def enough(number: int, agreed: int, effort: float) -> bool:
     """Whether to search from no further start.
 
     Where all have ended in one place two are enough, if they were dear. Where some have not, the
-    best must have been found three times, at four times the price. A cheap target gets all of
+    best must have been found three times, at twice the price. A cheap target gets all of
     `STARTS`.
 
     Args:
@@ -49,4 +49,4 @@ def enough(number: int, agreed: int, effort: float) -> bool:
         return True
     if agreed == number:
         return number >= 2 and effort >= EFFORT
-    return agreed >= 3 and effort >= 4 * EFFORT
+    return agreed >= 3 and effort >= 2 * EFFORT
