@@ -198,6 +198,7 @@ def test_failure_mid_run_keeps_the_last_good_state(on_failure):
         posterior = vi.fit(*args, **options)
     assert posterior.status == vi.Status.NONFINITE
     assert posterior.verdict.grade == "failed"
+    assert "32-bit floats" in posterior.verdict.text
     assert np.all(np.isfinite(posterior.q.loc))
     assert np.isfinite(posterior.elbo)
 

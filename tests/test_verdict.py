@@ -66,7 +66,7 @@ def test_elbo_and_evidence_against_closed_forms(x64):
     assert abs(found.elbo - (log_z - kl)) < 5 * found.elbo_sem
     assert abs(found.log_evidence - log_z) < 0.01
     assert found.bad == 0
-    assert found.num_draws == 32768
+    assert found.num_draws == 16384
 
 
 def test_impossible_draws_are_seen(x64):

@@ -87,8 +87,7 @@ def fit(
         10,000 and until a test finds that the ELBO has stopped rising (95 % over all its looks,
         0.05 nats over a third of the steps).
       init: constrained values of all latent sites to start from, ``{site: value}``.
-      num_draws: fresh draws to diagnose with, rounded up to a multiple of 256; by default from
-        2048 to 32,768 by their cost.
+      num_draws: fresh draws to diagnose with; by default from 2048 to 16,384 by their cost.
       budget: for ``family="auto"``, gradients after which no rung is begun; 300,000 if not given.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.

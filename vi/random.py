@@ -41,7 +41,7 @@ def fast_key(key: Array) -> Array:
     return jax.random.wrap_key_data(jnp.resize(data, (4,)), impl="rbg")
 
 
-def host_words(key: Array) -> list[int]:
+def host_words(key: Array) -> tuple[int, ...]:
     """The data of a typed or legacy key, as Python integers.
 
     Raises:
@@ -52,18 +52,19 @@ def host_words(key: Array) -> list[int]:
         key = jax.random.key_data(key)
     elif dtype != jnp.uint32:
         raise TypeError(f"expected a key from jax.random.key; got {key!r}.")
-    return [int(word) for word in np.asarray(key).reshape(-1)]
+    return tuple(int(word) for word in np.asarray(key).reshape(-1))
 
 
-def host_generator(key: Array, *stream: int) -> np.random.Generator:
+def host_generator(key: Array | tuple[int, ...], *stream: int) -> np.random.Generator:
     """A NumPy generator seeded by a key: for the few draws made on the host, at no compilation.
 
     Args:
-      key: a typed or legacy key.
+      key: a typed or legacy key, or its `host_words`, which are dear to read many times.
       *stream: integers that tell one use of the key from another.
 
     Returns:
       The generator; the same for the same arguments.
     """
-    seed = np.random.SeedSequence([*host_words(key), *stream])
+    words = key if isinstance(key, tuple) else host_words(key)
+    seed = np.random.SeedSequence([*words, *stream])
     return np.random.Generator(np.random.Philox(seed))

@@ -27,6 +27,11 @@ from vi.status import Status
 from vi.targets import Target
 from vi.targets.nonfinite import explain
 
+_SINGLE = (
+    "It ran in 32-bit floats. If the model is ill-conditioned, as one with a Cholesky factor of "
+    "a nearly singular matrix is, use 64-bit: jax.config.update('jax_enable_x64', True)."
+)
+
 
 def fit_family(
     target: Target,
@@ -115,6 +120,8 @@ def report(
     if others:
         shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
         found = found._replace(missed=float(shares.sum()))
+    if status.failed and target.layout.dtype == "float32":
+        notes = [*notes, _SINGLE]
     if isinstance(q, Delta):
         verdict = judge_point(found, status, notes)
     else:
