@@ -58,14 +58,16 @@ def _weighed_draws(
     return z, log_p, log_q
 
 
-def default_draws(target: Target) -> tuple[int, int]:
-    """Draws in a batch, a multiple of 1024 from 2048 to 8192, and batches, one or two.
+def default_draws(q: Any, target: Target) -> tuple[int, int]:
+    """Draws in a batch, a multiple of 1024 from 1024 to 8192, and batches, one or two.
 
     As many as are worth their cost. k-hat rises with the draws in a batch as the tail comes into
     sight, so batches are as large as can be; its noise falls with their number.
     """
-    affordable = int(_OPERATIONS / target.operations)
-    size = min(max(1024 * (affordable // 1024), _FEWEST), _MOST)
+    moves = getattr(q, "gradients_per_draw", 0)
+    affordable = int(_OPERATIONS / (target.operations * (1 + 3 * moves)))
+    fewest = _BLOCK if moves else _FEWEST
+    size = min(max(_BLOCK * (affordable // _BLOCK), fewest), _MOST)
     return size, min(max(affordable // size, 1), _MOST_BATCHES)
 
 
@@ -94,7 +96,7 @@ def diagnose(
     Complexity:
       S log densities for each batch, no gradients; O(S D) memory.
     """
-    size, count = default_draws(target)
+    size, count = default_draws(q, target)
     if num_draws is not None:
         size, count = num_draws, 1
     count = batches or count

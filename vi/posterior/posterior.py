@@ -297,14 +297,15 @@ class Posterior:
           TypeError: if the family is not one of this library.
         """
         found, layout = self.diagnostics, self.target.layout
+        q = self.q.detached() if hasattr(self.q, "detached") else self.q
         arrays = [
-            self.q,
+            q,
             [found.draws, found.log_p, found.log_q],
             [self.history[name] for name in _HISTORY],
         ]
         meta = {
             "kind": "posterior",
-            "family": saved.describe_structure(self.q),
+            "family": saved.describe_structure(q),
             "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
             "data": data_digest(self.target),
             "status": self.status.name,
@@ -351,6 +352,7 @@ class Posterior:
                     "model and data that the posterior was fitted to."
                 )
         q = saved.rebuild(meta["family"], leaves)
+        q = q.attached(target) if hasattr(q, "attached") else q
         draws, log_p, log_q, *history = map(np.asarray, leaves)
         _check_density(path, target, draws, log_p)
         words = np.asarray(meta["key"], np.uint32)
