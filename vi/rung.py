@@ -133,7 +133,8 @@ def _improper(q: Any, target: Target) -> list[str]:
     if not isinstance(q, Gaussian):
         return []
     sd = np.sqrt(np.asarray(q.variance(), float))
-    wide = np.flatnonzero(sd > _ENDLESS * max(1.0, float(np.median(sd))))
+    usual = max(1.0, float(np.quantile(sd, 0.5, method="lower")))
+    wide = np.flatnonzero(sd > _ENDLESS * usual)
     if not len(wide):
         return []
     names = ", ".join(target.layout.coordinate(int(i)) for i in wide[:3])
