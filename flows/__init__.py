@@ -5,9 +5,9 @@ from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
 from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
 from flows.flow import Flow
+from flows.hamiltonian import HamiltonianMap
 from flows.layer import Chain, FromDistrax, Inverse, Reverse, Stack, stack
 from flows.linear import ActNorm, LULinear
-from flows.hamiltonian import HamiltonianMap
 from flows.mixflow import MixFlow
 from flows.mixflow_run import mixflow
 from flows.networks import MaskedNetwork, Network

@@ -136,7 +136,7 @@ class MixFlow:
     def _evaluate_orbit(self, start: Point) -> Evaluation:
         n = self.num_maps
 
-        def walk(at: Point, forward: bool) -> tuple[Point, Array, Array, Array]:
+        def walk(at: Point, *, forward: bool) -> tuple[Point, Array, Array, Array]:
             """The end of N - 1 moves, and log q_0, log π m and the summed log J on the way."""
 
             def step(carry: tuple, _: None) -> tuple:

@@ -1,7 +1,6 @@
 """How `vi.fit` makes a MixFlow: the best Gaussian, then the best map of a grid."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -147,7 +146,9 @@ class MixFlowRun:
         )
 
     def _member(self, q: Gaussian, step_size: Array, num_leapfrog: Array, error: Array) -> MixFlow:
-        moves = HamiltonianMap(jnp.asarray(step_size), jnp.asarray(num_leapfrog), self.plan.momentum)
+        moves = HamiltonianMap(
+            jnp.asarray(step_size), jnp.asarray(num_leapfrog), self.plan.momentum
+        )
         error = jnp.asarray(error, q.loc.dtype)
         return MixFlow(self.target, q, moves, error, self.plan.num_maps)
 

@@ -1,5 +1,6 @@
 """One call from a model and its data to a posterior with a verdict."""
 
+import functools
 import inspect
 import os
 import warnings
@@ -10,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from vi.clock import Clock
-from vi.errors import FitError
+from vi.errors import FitError, check_call
 from vi.families.scale import Positive
 from vi.ladder import climb
 from vi.loop import Callback, LoopOptions
@@ -130,12 +131,17 @@ def fit(
     _check_names(model, options)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     clock = Clock()
+    if not isinstance(model, (Target, functools.partial)):
+        check_call(model, args, kwargs, "vi.fit", _OPTIONS)
     target = make_target(model, *args, **kwargs)
     if family == "auto":
         posterior = climb(target, key, options, loop, clock)
     else:
         posterior, _ = fit_family(target, key, options, loop, clock)
     return _hand_over(posterior, on_failure)
+
+
+_OPTIONS = tuple(inspect.signature(fit).parameters)
 
 
 def _check_names(model: Any, options: FitOptions) -> None:

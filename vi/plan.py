@@ -70,8 +70,8 @@ def plan(
     if hasattr(family, "run_after"):
         if options.stochastic or target.subsampled:
             raise ValueError(
-                f"vi.fit: expected all rows and no options of stochastic optimisation for {family}, "
-                "which has nothing to train; leave out objective, estimator, optimizer, "
+                "vi.fit: expected all rows and no options of stochastic optimisation for "
+                f"{family}, which has nothing to train; leave out objective, estimator, optimizer, "
                 "learning_rate, num_steps and positive, and subsample no plate."
             )
         first, notes = plan(target, key, FitOptions(init=options.init))
