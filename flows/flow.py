@@ -75,6 +75,11 @@ class Flow:
         """Whether the density at given points costs no more than a few times a draw."""
         return self.layers.explicit
 
+    @property
+    def cheap_score(self) -> bool:
+        """Whether `draw_with_score` costs no more than a few draws."""
+        return self.layers.cheap_score
+
     # ---- draws and densities -----------------------------------------------------------------
 
     def noise(self, key: Array, num_samples: int) -> Float[Array, "S D"]:
@@ -97,6 +102,27 @@ class Flow:
         if self.affine is None:
             return x, log_q
         return self.affine.loc + self.affine.scale.apply(x), log_q - self.affine.scale.log_det()
+
+    def draw_with_score(
+        self, noise: Float[Array, "*S D"]
+    ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"], Float[Array, "*S D"]]:
+        r"""Draws, their log density, and its gradient there, in one pass forward.
+
+        .. math:: z, \quad \log q(z), \quad \nabla_z \log q(z)
+
+        What path gradients need. The score is free of gradients; draws and log density are as
+        of `draw_and_log_prob`. See `flows.layer.Layer.forward_with_score`.
+        """
+        score = jax.vjp(self._base_log_prob, stop(noise))[1](
+            jnp.ones(noise.shape[:-1], noise.dtype)
+        )
+        x, log_det, score = self.layers.forward_with_score(noise, score[0], self._context())
+        log_q = self._base_log_prob(noise) - log_det
+        if self.affine is None:
+            return x, log_q, score
+        affine = self.affine
+        score = jax.vjp(stop(affine).scale.solve, stop(x))[1](score)[0]
+        return affine.loc + affine.scale.apply(x), log_q - affine.scale.log_det(), score
 
     def sample(self, key: Array, num_samples: int | None = None) -> Float[Array, "*S D"]:
         """One draw of shape ``(D,)``, or ``num_samples`` of them."""
