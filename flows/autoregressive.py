@@ -11,6 +11,8 @@ from flows.layer import Context, Layer, Mapped
 from flows.networks import MaskedNetwork, initial_parameters
 from vi.module import module
 
+MAX_JACOBIAN = 16  # coordinates
+
 
 @module
 class Autoregressive(Layer):
@@ -40,8 +42,8 @@ class Autoregressive(Layer):
 
     @property
     def cheap_score(self) -> bool:
-        """False: it takes the whole Jacobian."""
-        return False
+        """Where the whole Jacobian, which it takes, is small."""
+        return self.network.dim <= MAX_JACOBIAN
 
     @classmethod
     def initial(

@@ -22,8 +22,8 @@ class ReverseKL:
     The total gradient less the score of q, which has mean zero: as sticking the landing it is
     without noise where q is exact, but the score of q at the draws is carried forward through the
     layers (`Flow.draw_with_score`), so that no inverse is needed. For inverse autoregressive
-    layers, where that would take whole Jacobians, it is the total gradient instead. Both are
-    unbiased. Reference: Vaitl, Winkler, Richter and Kessel (2024), "Fast and unified path gradient
+    layers of more than 16 coordinates, where that would take large Jacobians, it is the total
+    gradient instead. Both are unbiased. Reference: Vaitl, Winkler, Richter and Kessel (2024), "Fast and unified path gradient
     estimators for normalizing flows", algorithm 1.
 
     Attributes:
