@@ -72,6 +72,7 @@ def test_training_that_does_harm_is_not_handed_over(rate, says):
     assert posterior.verdict.grade == "good"
 
 
+@pytest.mark.slow
 def test_another_objective_is_not_judged_by_the_elbo(bent):
     posterior = fit(objective=vi.elbo(num_particles=32))
     assert "Training changed the ELBO by" in posterior.verdict.text
