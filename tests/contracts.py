@@ -147,6 +147,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "stein": Estimator(lambda: gaussian.Stein(16)),
     "spherical_radial": Estimator(lambda: gaussian.SphericalRadial()),
     "score_sample": Estimator(lambda: gaussian.ScoreSample(16)),
+    "reverse_kl_of_a_flow": Estimator(lambda: flows.ReverseKL(4), "flow"),
 }
 
 

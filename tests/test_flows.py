@@ -136,9 +136,8 @@ def test_any_distrax_distribution_is_a_base():
             saved.describe_structure(part)
 
 
-@pytest.mark.parametrize(
-    "name", ["AutoIAFNormal", pytest.param("AutoBNAFNormal", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AutoIAFNormal", "AutoBNAFNormal"])
 def test_numpyros_flows_train_under_svi(name):
     from numpyro.infer import autoguide
 
