@@ -1,12 +1,12 @@
 """Normalizing flows: families that bend a Gaussian, for `vi.fit` and for density estimation."""
 
 from flows.autoregressive import Autoregressive
+from flows.compose import Chain, FromDistrax, Inverse, Reverse, Stack, stack
 from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
 from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
 from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap
-from flows.layer import Chain, FromDistrax, Inverse, Reverse, Stack, stack
 from flows.linear import ActNorm, LULinear
 from flows.mixflow import MixFlow
 from flows.mixflow_run import mixflow

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -52,12 +54,13 @@ class Coupling(Layer):
 
     def bijector(self, context: Context = None) -> "distrax.Bijector":
         """The `distrax.SplitCoupling`."""
-
-        def conditioner(x: Array) -> Array:
-            out = self.network(x, context)
-            return out.reshape(*out.shape[:-1], -1, self.transformer.num_params)
-
+        conditioner = lambda x: self._params(x, context)
         return load_distrax().SplitCoupling(self.split, 1, conditioner, self.transformer.bijector)
+
+    def _params(self, x: Array, context: Context) -> Array:
+        """The transformer's parameters, shape ``(..., D - d, P)``."""
+        out = self.network(x, context)
+        return out.reshape(*out.shape[:-1], -1, self.transformer.num_params)
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The image of x and log |det ∂y/∂x|."""
@@ -68,3 +71,24 @@ class Coupling(Layer):
         """The x of which y is the image, and log |det ∂x/∂y|."""
         split: Any = self.bijector(context)
         return split.inverse_and_log_det(y)
+
+    def _push_score(self, x: Array, y: Array, score: Array, context: Context) -> Array:
+        """The score at y, without the inverse: the Jacobian is triangular by blocks.
+
+        With v the score less the gradient of the log-determinant: :math:`s_t' = v_t / f'`, and
+        from the coordinates that stay, what the others owe to them is taken back.
+        """
+        del y
+        stay, move = jnp.split(x, [self.split], axis=-1)
+        score_stay, score_move = jnp.split(score, [self.split], axis=-1)
+        params, pull_network = jax.vjp(lambda x: self._params(x, context), stay)
+
+        def elementwise(params: Array, x: Array) -> Any:
+            return self.transformer.bijector(params).forward_and_log_det(x)
+
+        (_, log_slope), pull = jax.vjp(elementwise, params, move)
+        ones = jnp.ones_like(log_slope)
+        _, bend = pull((jnp.zeros_like(ones), ones))
+        new = (score_move - bend) * jnp.exp(-log_slope)
+        owed, _ = pull((new, ones))
+        return jnp.concatenate([score_stay - pull_network(owed)[0], new], axis=-1)

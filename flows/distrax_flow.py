@@ -60,7 +60,7 @@ def distribution(flow: "Flow") -> "distrax.Distribution":
     if base is None:
         zeros = jnp.zeros(flow.size, flow.dtype)
         base = distrax.Independent(distrax.Normal(zeros, jnp.ones_like(zeros)), 1)
-    bijector = flow.layers.bijector(flow.context)
+    bijector = flow.layers.bijector(flow.conditioned())
     if flow.affine is not None:
         bijector = distrax.Chain([AffineBijector(flow.affine), bijector])
     return distrax.Transformed(base, bijector)

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Array
 
 from flows.autoregressive import Autoregressive
+from flows.compose import Chain, Inverse, Reverse, stack
 from flows.coupling import Coupling
 from flows.flow import Flow
-from flows.layer import Chain, Inverse, Reverse, stack
 from flows.linear import LULinear
 from flows.residual import Planar, Radial, Sylvester
 from flows.transformers import Affine, Spline, transformer_named

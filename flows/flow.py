@@ -75,6 +75,11 @@ class Flow:
         """Whether the density at given points costs no more than a few times a draw."""
         return self.layers.explicit
 
+    @property
+    def cheap_score(self) -> bool:
+        """Whether `draw_with_score` costs no more than a few draws."""
+        return self.layers.cheap_score
+
     # ---- draws and densities -----------------------------------------------------------------
 
     def noise(self, key: Array, num_samples: int) -> Float[Array, "S D"]:
@@ -92,11 +97,32 @@ class Flow:
         self, noise: Float[Array, "*S D"]
     ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"]]:
         """Draws and their log density from noise: one pass forward, no inverse."""
-        x, log_det = self.layers.forward_and_log_det(noise, self._context())
+        x, log_det = self.layers.forward_and_log_det(noise, self.conditioned())
         log_q = self._base_log_prob(noise) - log_det
         if self.affine is None:
             return x, log_q
         return self.affine.loc + self.affine.scale.apply(x), log_q - self.affine.scale.log_det()
+
+    def draw_with_score(
+        self, noise: Float[Array, "*S D"]
+    ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"], Float[Array, "*S D"]]:
+        r"""Draws, their log density, and its gradient there, in one pass forward.
+
+        .. math:: z, \quad \log q(z), \quad \nabla_z \log q(z)
+
+        What path gradients need. The score is free of gradients; draws and log density are as
+        of `draw_and_log_prob`. See `flows.layer.Layer.forward_with_score`.
+        """
+        score = jax.vjp(self._base_log_prob, stop(noise))[1](
+            jnp.ones(noise.shape[:-1], noise.dtype)
+        )
+        x, log_det, score = self.layers.forward_with_score(noise, score[0], self.conditioned())
+        log_q = self._base_log_prob(noise) - log_det
+        if self.affine is None:
+            return x, log_q, score
+        affine = self.affine
+        score = jax.vjp(stop(affine).scale.solve, stop(x))[1](score)[0]
+        return affine.loc + affine.scale.apply(x), log_q - affine.scale.log_det(), score
 
     def sample(self, key: Array, num_samples: int | None = None) -> Float[Array, "*S D"]:
         """One draw of shape ``(D,)``, or ``num_samples`` of them."""
@@ -109,7 +135,7 @@ class Flow:
         if self.affine is not None:
             log_det = -self.affine.scale.log_det()
             z = self.affine.scale.solve(z - self.affine.loc)
-        x, inner = self.layers.inverse_and_log_det(z, self._context())
+        x, inner = self.layers.inverse_and_log_det(z, self.conditioned())
         return self._base_log_prob(x) + inner + log_det
 
     def sample_and_log_prob(
@@ -124,7 +150,12 @@ class Flow:
             return stop(self.base).log_prob(x)
         return -0.5 * jnp.sum(x**2, axis=-1) - 0.5 * self.size * math.log(2 * math.pi)
 
-    def _context(self) -> Array | None:
+    def conditioned(self) -> Float[Array, "*S C"] | None:
+        """The context that conditioners are given, None for a flow without.
+
+        Raises:
+          ValueError: if the flow takes a context and has none.
+        """
         if self.context_dim and self.context is None:
             raise ValueError(
                 f"Flow: expected a context of {self.context_dim} coordinates; got none. Use "

@@ -43,7 +43,7 @@ def _mixture(loc: Any) -> vi.Mixture:
 
 
 def _flow(loc: Any) -> flows.Flow:
-    q = flows.realnvp(DIM, key=_KEY, num_layers=2, hidden=(3,))
+    q = flows.radial(DIM, key=_KEY, num_layers=2)
     q = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), q)
     return q.around(vi.full_rank(DIM, loc=loc, scale=0.7))
 
@@ -86,10 +86,9 @@ def _from_distrax(generator: Any, dtype: Any) -> flows.FromDistrax:
     return flows.FromDistrax(jnp.zeros(DIM, dtype), make)
 
 
+# A spline has an affine map after it.
 LAYERS: dict[str, LayerEntry] = {
-    "coupling_affine": _conditioned(flows.Coupling, flows.Affine()),
     "coupling_spline": _conditioned(flows.Coupling, flows.Spline(3)),
-    "autoregressive_affine": _conditioned(flows.Autoregressive, flows.Affine()),
     "autoregressive_spline": _conditioned(flows.Autoregressive, flows.Spline(3)),
     "inverse": LayerEntry(
         lambda generator, dtype: flows.Inverse(
@@ -148,6 +147,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "stein": Estimator(lambda: gaussian.Stein(16)),
     "spherical_radial": Estimator(lambda: gaussian.SphericalRadial()),
     "score_sample": Estimator(lambda: gaussian.ScoreSample(16)),
+    "reverse_kl_of_a_flow": Estimator(lambda: flows.ReverseKL(4), "flow"),
 }
 
 

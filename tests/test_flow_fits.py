@@ -8,7 +8,6 @@ import pytest
 
 import flows
 import vi
-from tests import models
 from tests.test_ladder import banana
 from vi import ladder, plan
 
@@ -63,15 +62,17 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(bent, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, resumed.q, bent.q))
 
 
-@pytest.mark.parametrize(("rate", "says"), [(0.1, "did not raise the ELBO"), (1e3, "broke down")])
+@pytest.mark.parametrize(("rate", "says"), [(-1e-6, "did not raise the ELBO"), (1e4, "broke down")])
 def test_training_that_does_harm_is_not_handed_over(rate, says):
-    target = vi.target(*models.gaussian_target(2))
-    options = {"estimator": vi.Pathwise(), "optimizer": optax.inject_hyperparams(optax.sgd)(rate)}
-    posterior = vi.fit(target, key=KEY, family=small, num_steps=100, **options)
+    """At a negative rate the ELBO falls; at a huge one nothing stays finite."""
+    posterior = fit(optimizer=optax.inject_hyperparams(optax.sgd)(rate))
     assert f"Training {says}: this is the start itself." in posterior.verdict.text
-    assert posterior.verdict.grade == "good"
+    gaussian = vi.fit(banana, jnp.zeros(2), key=KEY)
+    assert np.isclose(posterior.elbo, gaussian.elbo, atol=0.03)
+    assert posterior.verdict.grade == gaussian.verdict.grade
 
 
+@pytest.mark.slow
 def test_another_objective_is_not_judged_by_the_elbo(bent):
     posterior = fit(objective=vi.elbo(num_particles=32))
     assert "Training changed the ELBO by" in posterior.verdict.text

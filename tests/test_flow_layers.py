@@ -41,7 +41,18 @@ def test_layer(name):
         y, log_det = forward(x)
         back, inverse_log_det = layer.inverse_and_log_det(y, context)
         pull = jax.jacfwd(lambda y: layer.inverse_and_log_det(y, context)[0])(y[0])
-        return y, log_det, back, inverse_log_det, jax.jacfwd(lambda x: forward(x)[0])(x[0]), pull
+        score = layer.forward_with_score(x, jnp.cos(x), context)[2]
+        bend = jax.grad(lambda x: forward(x)[1])(x[0])
+        return (
+            score,
+            bend,
+            y,
+            log_det,
+            back,
+            inverse_log_det,
+            jax.jacfwd(lambda x: forward(x)[0])(x[0]),
+            pull,
+        )
 
     jitted = quick_jit(look)
     for dtype in TOLERANCE:
@@ -51,7 +62,7 @@ def test_layer(name):
             x = jnp.asarray(np.random.default_rng(2).normal(size=(3, DIM)), dtype)
             found = jitted(layer, x, context)
             assert {leaf.dtype for leaf in jax.tree.leaves((layer, found))} == {jnp.dtype(dtype)}
-            y, log_det, back, inverse_log_det, jacobian, pull = found
+            score, bend, y, log_det, back, inverse_log_det, jacobian, pull = found
             tol = TOLERANCE[dtype]
             assert log_det.shape == inverse_log_det.shape == (3,)
             assert np.isclose(log_det[0], np.linalg.slogdet(np.asarray(jacobian))[1], atol=tol)
@@ -59,12 +70,14 @@ def test_layer(name):
             assert np.allclose(back, x, atol=tol)
             # Gradients through the inverse, also where it is a root or a loop.
             assert np.allclose(pull @ jacobian, np.eye(DIM), atol=10 * tol)
+            # s_y = J^{-T} (s_x - ∇ log|det J|), by the dense Jacobian of the forward map.
+            assert np.allclose(jacobian.T @ score[0], jnp.cos(x[0]) - bend, atol=10 * tol)
             if entry.conditional:
                 other = jitted(layer, x, context + 1)
-                assert not np.allclose(other[0], y, atol=1e-2)
+                assert not np.allclose(other[2], y, atol=1e-2)
             if entry.identity:
                 first = jitted(entry.make(np.random.default_rng(1), dtype), x, context)
-                assert np.allclose(first[0], x, atol=tol)
+                assert np.allclose(first[2], x, atol=tol)
     assert traces == 2
     assert not np.allclose(y, x, atol=1e-2) or name == "reverse"
 

@@ -73,11 +73,12 @@ def test_files_are_small_and_say_what_they_hold(path):
 
 
 def test_faces_export_what_they_say():
+    import flows
     import optim
     import vi
     import vi.gaussian
 
-    for package in (optim, vi, vi.gaussian):
+    for package in (flows, optim, vi, vi.gaussian):
         assert list(package.__all__) == sorted(package.__all__, key=_isort)
         for name in package.__all__:
             assert getattr(package, name).__doc__

@@ -76,7 +76,6 @@ def climb(
         start = _grow(q, found, count)
         run = MixtureSolver(target, jax.random.fold_in(_typed(key), count), start)
         if spent + run.cost() > budget:
-            why = f"the next rung would exceed the budget of {budget} gradients"
             break
         mixed, stopped = iterate(run, _without_checkpoint(loop))
         spent += mixed.gradients

@@ -38,16 +38,18 @@ def describe_structure(q: Any) -> Any:
     if isinstance(q, (jax.Array, np.ndarray)):
         return None
     kind = type(q)
-    if _kind(kind.__name__) is not kind:
+    known = _kind(kind.__name__) is kind
+    fields = {}
+    for field in dataclasses.fields(q) if known else ():
+        value = getattr(q, field.name)
+        is_static = field.metadata.get("static")
+        known = known and not (is_static and callable(value))
+        fields[field.name] = {"static": value} if is_static else describe_structure(value)
+    if not known:
         raise TypeError(
             f"Posterior.save: expected a family of this library; got {kind.__name__}. Save its "
             "leaves yourself, for instance with numpy.savez of jax.tree.leaves(posterior.q)."
         )
-    fields = {}
-    for field in dataclasses.fields(q):
-        value = getattr(q, field.name)
-        is_static = field.metadata.get("static")
-        fields[field.name] = {"static": value} if is_static else describe_structure(value)
     return {"kind": kind.__name__, "fields": fields}
 
 
