@@ -31,8 +31,8 @@ def backtrack(
 
     A gradient that is as small as its rounding says nothing:
     :math:`\|g^+\| \le 16 ε \|H\| (\|x\| + \|s\|)`, with ε the unit of rounding. Such a step is
-    taken, and the smoothness left as it is; near an optimum it would else be doubled or halved
-    by chance. Nor is it halved once the regularisation is lost in the rounding of the curvature.
+    accepted, as is one of length zero: else chance would double the smoothness without end near
+    an optimum. It is not halved once the regularisation is lost in the rounding of the curvature.
 
     Args:
       attempt: from a smoothness to a step.
@@ -50,13 +50,13 @@ def backtrack(
     def body(carry: tuple) -> tuple:
         _, smoothness, tries, _ = carry
         trial = attempt(smoothness)
-        rounding = 16 * eps * curvature * (size + norm(trial.step))
-        lost = norm(trial.gradient) <= rounding
+        length = norm(trial.step)
+        rounding = 16 * eps * curvature * (size + length)
+        lost = (norm(trial.gradient) <= rounding) | (length == 0)
+        accepted = trial.accepted | lost
         halved = jnp.where(trial.strength > eps, smoothness / 2, smoothness)
-        doubled = jnp.minimum(2 * smoothness, _MOST)
-        judged = jnp.where(trial.accepted, halved, doubled)
-        smoothness = jnp.where(lost, smoothness, judged)
-        return trial.step, smoothness, tries + 1, trial.accepted | lost
+        smoothness = jnp.where(accepted, halved, jnp.minimum(2 * smoothness, _MOST))
+        return trial.step, smoothness, tries + 1, accepted
 
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     step, smoothness, tries, accepted = jax.lax.while_loop(

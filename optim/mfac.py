@@ -42,8 +42,8 @@ def mfac(
     with rows G that are the last M gradients, the present one included, or the gradients of the
     M examples of a loss that declares ``per_example`` (data, or Monte Carlo draws). In the span
     of the rows, where gradients of the window lie, the inverse is taken in the form above, which
-    subtracts nothing; what the examples do not explain of the gradient, such as a prior's part,
-    takes Woodbury's.
+    subtracts nothing; what a multiple of the examples' mean does not explain of the gradient,
+    such as a prior's part, takes Woodbury's.
     λ is ``damping``, the paper's, plus ``relative_damping`` times the mean of the diagonal of
     the sum, which is ours.
 
@@ -124,8 +124,11 @@ def mfac(
         else:
             fisher = of_examples(state, at)
             size = jnp.asarray(num_rows, g.dtype)
-            coefficients = jnp.full(num_rows, 1 / num_rows)
-            rest = g - fisher.norms / num_rows @ fisher.rows
+            mean = fisher.norms / num_rows @ fisher.rows
+            length = norm(mean)
+            share_of_mean = divide(g @ divide(mean, length), length)
+            coefficients = jnp.full(num_rows, share_of_mean / num_rows)
+            rest = g - share_of_mean * mean
         # In units of the largest norm, so that squares do not overflow.
         unit = jnp.maximum(jnp.max(fisher.norms), damping**0.5)
         share = divide(fisher.norms, unit)
