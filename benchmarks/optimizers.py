@@ -116,7 +116,7 @@ def tune(run: Any, rates: tuple[float, ...]) -> tuple[float, dict]:
         ]
         medians = np.median(np.nan_to_num(finals, nan=np.inf, posinf=np.inf), axis=0)
         tried.update(zip(rates, medians.tolist(), strict=True))
-        best = min(tried, key=lambda rate: tried[rate])
+        best = min(tried, key=lambda rate: (tried[rate], rate))
         if best not in (min(tried), max(tried)) or len(tried) >= MOST_RATES:
             found = dict(sorted(tried.items()))
             return best, {"rates": list(found), "final": list(found.values())}
