@@ -228,7 +228,8 @@ if __name__ == "__main__":
     parser.add_argument("--problems", nargs="*", default=(), help="names of problems")
     options = parser.parse_args()
     stem = "bench_optimizers_quick" if options.quick else "bench_optimizers"
-    docs = options.docs or pathlib.Path("out" if options.quick else "docs/generated")
+    part = options.quick or options.only or options.problems  # not what the docs show
+    docs = options.docs or pathlib.Path("out" if part else "docs/generated")
     main(
         options.out or pathlib.Path("out") / f"{stem}.json",
         docs,

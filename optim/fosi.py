@@ -51,6 +51,9 @@ def fosi(
     for curvature, are consistent. Eigenpairs are used from the step after they were measured; w
     is then projected on the new space. Without the bound ``max_change`` it diverged on a
     hierarchical model, whose curvature changes by orders of magnitude between measurements.
+    Around Adam, tuned, it was nowhere ahead of tuned Adam alone on problems of
+    ``benchmarks/optimizers.py``: 0.02 nats behind on the Gaussian and on schools, 0.13 on cancer,
+    46 on Poisson, even on schools with fixed draws.
 
     Args:
       key: for the start of Lanczos' iteration; may be the loop's.

@@ -49,8 +49,10 @@ def mfac(
 
     The empirical Fisher matrix is not the Hessian. Of a loss whose gradients are mostly noise it
     is the covariance of the noise; of one without noise it vanishes at the optimum, where steps
-    of a constant rate cycle until ``damping`` takes over. With four-sample gradients of five
-    variational problems, a rate of 0.01 and 1000 steps it stayed far from the optimum of all.
+    of a constant rate cycle until ``damping`` takes over. On problems of
+    ``benchmarks/optimizers.py``, with a cosine schedule of a rate that had to be looked for
+    between 0.3 and 30, it ended 12 nats behind tuned Adam on the Gaussian, 0.03 on schools, and
+    even on schools with fixed draws.
 
     Args:
       learning_rate: ρ, a number or a schedule.

@@ -147,6 +147,10 @@ def nigt(
     unbiased where the Hessian is constant: for a quadratic without noise m_t is the gradient at
     x_t exactly.
 
+    Tuned, with a cosine schedule and averaged, it was on problems of
+    ``benchmarks/optimizers.py`` 0.02 nats ahead of tuned Adam on cancer and 0.01 on Poisson, 0.05
+    behind on schools, and 0.6 on the Gaussian of condition 1e4.
+
     Args:
       learning_rate: η, the length of a step, a number or an optax schedule.
       decay: β < 1.

@@ -99,7 +99,6 @@ def test_norms_are_limited_at_any_scale():
     assert not np.any(limit_norm(jnp.zeros(2), 1.0))
 
 
-@pytest.mark.parametrize("power", [-100, 66])
 @pytest.mark.parametrize(
     "make",
     [
@@ -113,7 +112,7 @@ def test_norms_are_limited_at_any_scale():
     ],
     ids=["lazy_newton", "saddle_free", "damped_newton", "oasis", "psgd", "mfac", "gauss_newton"],
 )
-def test_units_of_the_loss_do_not_matter(make, power):
+def test_units_of_the_loss_do_not_matter(make):
     """Losses of 1e20 and 1e-30 take the steps of a loss of 1: powers of two change no digit.
 
     What has units is given in them: the damping of Gauss-Newton; σ, since θ = σ ĝ, and ĝ has the
@@ -121,18 +120,27 @@ def test_units_of_the_loss_do_not_matter(make, power):
     """
     t = jnp.linspace(-1.0, 1.0, 6)[:, None] ** jnp.arange(4)
 
-    def oracle(c):
-        return Oracle.composite(
+    @jax.jit
+    def end(c):
+        oracle = Oracle.composite(
             lambda w: t @ w, lambda h: c * (h - 1) ** 2, lambda w: 0.1 * c * jnp.sum(jnp.cosh(w))
         )
+        optimizer = make(c)
 
-    ends = []
-    for c in (1.0, 2.0**power):
-        x, state = iterates(make(c), lambda _, c=c: oracle(c), X0, 5)[-1]
+        def body(carry, _):
+            x, state = carry
+            value, g = oracle.value_and_grad(x)
+            updates, state = optimizer.update(g, state, x, value=value, value_fn=oracle)
+            return (x + updates, state), None
+
+        return jax.lax.scan(body, (X0, optimizer.init(X0)), None, 5)[0]
+
+    usual, _ = end(1.0)
+    assert not np.allclose(usual, X0, rtol=1e-2)
+    for power in (-100, 66):
+        x, state = end(2.0**power)
         assert int(state.skipped) == 0
-        ends.append(x)
-    assert np.allclose(*ends, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(ends[0], X0, rtol=1e-2)
+        assert np.allclose(x, usual, rtol=1e-4, atol=1e-5)
 
 
 def regression():
