@@ -248,10 +248,16 @@ def test_declared_parts_are_of_the_minibatch():
 def test_schedule_free_is_read_like_ours():
     """By itself, in a chain, in a partition, and averaged by ours."""
     free = optax.contrib.schedule_free_sgd(0.3)
-    x, state = iterates(free, lambda t: Oracle(LOSS), X0, 10)[-1]
-    expected = optax.contrib.schedule_free_eval_params(state, jnp.asarray(x))
+    found = iterates(free, lambda t: Oracle(LOSS), X0, 10)
+    x, state = found[-1]
+    solutions = [optax.contrib.schedule_free_eval_params(s, jnp.asarray(x)) for x, s in found]
+    expected = solutions[-1]
     assert np.array_equal(eval_params(state, jnp.asarray(x)), expected)
     assert not np.allclose(expected, x, rtol=1e-3)
+    averaged = optim.polynomial_average(free, 0.0)  # as `vi.fit` wraps it
+    y, wrapped = iterates(averaged, lambda t: Oracle(LOSS), X0, 10)[-1]
+    assert np.allclose(y, x, rtol=1e-5)
+    assert np.allclose(eval_params(wrapped, y), np.mean(solutions, axis=0), rtol=1e-4)
     chained = optax.chain(optax.identity(), free)
     x, state = iterates(chained, lambda t: Oracle(LOSS), X0, 10)[-1]
     assert np.allclose(eval_params(state, jnp.asarray(x)), expected, rtol=1e-5)
