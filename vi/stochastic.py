@@ -274,7 +274,8 @@ def _chunk(
             value_fn=_oracle(step_key, estimator, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
-        done = new_opt_state.skipped == opt_state.skipped  # polynomial_average lets no NaN through
+        after: Any = new_opt_state
+        done = after.skipped == opt_state.skipped  # polynomial_average lets no NaN through
         good = all_finite((loss, grads, new_q)) & done
         still = ~_any_entry(updates) & _any_entry(grads)
         q, opt_state = jax.tree.map(
