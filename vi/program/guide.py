@@ -14,7 +14,7 @@ from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
-from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
+from vi.program.estimators import STICKING, DoublyReparameterized, Estimator
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
 from vi.program.rules import unwrap
@@ -87,7 +87,7 @@ class GuideSource:
     @property
     def through(self) -> Through:
         """The density of q has stopped parameters if any site sticks the landing."""
-        sticks = any(isinstance(e, StickingTheLanding) for e in self._estimators)
+        sticks = any(isinstance(e, STICKING) for e in self._estimators)
         return "draws" if sticks else "both"
 
     @property
