@@ -20,6 +20,9 @@ ESTIMATORS = {
     "measure": vi.MeasureValued(),
     "accept_reject": vi.AcceptReject(),
     "augmented": vi.AcceptReject(augment=3),
+    "path_gradient": vi.PathGradient(),
+    "running": vi.RunningScore(total=jnp.array(-1.3), weight=jnp.array(1.0)),
+    "implicit": vi.Implicit(),
 }
 
 

@@ -100,7 +100,7 @@ def _von_mises(base: Any, drawn: Array) -> tuple[Array, Array]:
         drawn,
         lambda noise: loc + turn(noise, slope),
         lambda z: turn(wrap(z - loc), 1 / slope),
-        base.log_prob,
+        lambda z: base.log_prob(wrap(z)),
     )
     return wrap(angle), log_pi
 
@@ -123,6 +123,17 @@ def implicit(base: Any, cdf: Callable | None, value: Array) -> Array:
     """A value that does not move, moved with its quantile by the parameters of its law."""
     level = base.cdf(value) if cdf is None else cdf(base, value)
     return value - only_gradient(level) / stop(jnp.exp(base.log_prob(value)))
+
+
+def path(fn: Any, value: Array) -> Array | None:
+    """A value that does not move as a draw of a law, moved by the law's parameters; None if not.
+
+    For a scalar law there is one increasing path, whatever the noise: that of the quantile.
+    """
+    base: Any = unwrap(fn)
+    if isinstance(base, dist.Normal):
+        return base.loc + base.scale * stop((value - base.loc) / base.scale)
+    return implicit(base, None, value) if has_cdf(base) else None
 
 
 def draw_implicit(fn: Any, how: Implicit, key: Array) -> Array:

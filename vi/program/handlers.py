@@ -145,6 +145,8 @@ class Drawing(Guard):
     def _score(self, site: Site, log_density: Array, baseline: Any, *, held: bool = True) -> None:
         plates = (self.structure.plates[name] for name in site.plates)
         scale = math.prod(plate.size / plate.rows for plate in plates)
+        if not isinstance(baseline, str):
+            baseline = jnp.asarray(baseline, log_density.dtype)
         self.scores[site.name] = log_density
         self.notes[site.name] = (baseline, scale, held)
 

@@ -40,6 +40,11 @@ def check_estimator(name: str, how: Any, q: Any) -> None:
     """Raise a `TargetError` if a family on the flat vector does not go with an estimator."""
     point = isinstance(q, Delta)
     mean_field = isinstance(q, Gaussian) and isinstance(q.scale, DiagonalScale)
+    if isinstance(how, DoublyReparameterized) and how.model:
+        raise TargetError(
+            f"{name}: expected DoublyReparameterized(model=True) with a NumPyro model that has "
+            "parameters; a target has none. Use vi.DoublyReparameterized(), or vi.SVI."
+        )
     if isinstance(how, PATHWISE) or (isinstance(how, SCORED) and not point):
         return
     if isinstance(how, MeasureValued) and mean_field:
@@ -47,7 +52,8 @@ def check_estimator(name: str, how: Any, q: Any) -> None:
     kind, valid = type(how).__name__, [k.__name__ for k in PATHWISE]
     valid += [] if point else [k.__name__ for k in SCORED]
     valid += [MeasureValued.__name__] if mean_field else []
-    why = "needs a density, which a point has not" if point else _WHY_NOT.get(kind, "is unknown")
+    scored = isinstance(how, SCORED)
+    why = "needs a density, which a point has not" if scored else _WHY_NOT.get(kind, "is unknown")
     raise TargetError(
         f"{name}: expected for the family {type(q).__name__} one of the estimators {valid}; got "
         f"{how!r}, which {why}. Estimators by site are for NumPyro guides (vi.SVI)."
@@ -136,7 +142,7 @@ class FamilySource:
 
     def _baseline(self, num_particles: int) -> Any:
         if isinstance(self._estimator, RunningScore):
-            return stop(self._estimator.mean)
+            return stop(self._estimator.mean).astype(self._target.layout.dtype)
         baseline = self._estimator.baseline  # type: ignore[union-attr]
         if callable(baseline):
             return stop(baseline())
@@ -173,6 +179,10 @@ class FamilySource:
             return (Term("z", jax.vmap(lambda x: log_density(x, self._batch_key))(z), {}),)
         q = stop(self._q) if through == "draws" else self._q
         return (Term("z", q.log_prob(z), {}),)
+
+    def moved(self, draws: Draws) -> None:
+        """None: a target has no parameters."""
+        del draws
 
     def parents(self, side: str, term: str) -> frozenset[str]:
         """Everything depends on the one site."""
