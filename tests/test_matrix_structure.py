@@ -15,15 +15,8 @@ from numpyro.contrib.control_flow import cond, scan
 from scipy import special
 
 import vi
-from tests.gradients import ESTIMATORS, compare, gradients
+from tests.gradients import ESTIMATORS, attempt, compare, gradients
 from tests.stats import assert_mean
-
-
-
-def attempt(objective, at, *pair):
-    """Trace the loss, no more: what is refused is refused there."""
-    return jax.eval_shape(lambda p: objective.loss(jax.random.key(0), p, *pair), at)
-
 
 # ---- plates, minibatches, and several sites ----------------------------------------------------
 
@@ -263,6 +256,21 @@ def test_other_invalid_pairs():
 
     with pytest.raises(vi.TargetError, match="Pass the draws unchanged"):
         run(moved())
+
+
+def test_particles_along_a_plate_are_refused():
+    """Broadcast against the model's one site, five would count as five data."""
+
+    def one():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    def five():
+        with numpyro.plate("particles", 5):
+            numpyro.sample("x", dist.Normal(numpyro.param("a", 0.2), 1.0))
+
+    for estimator in (vi.Pathwise(), vi.Score()):
+        with pytest.raises(vi.TargetError, match=r"'x'; the model has \(\), .* num_particles"):
+            attempt(vi.elbo(num_particles=2, estimator=estimator), two(), one, five)
 
 
 def test_rows_that_meet_again_are_not_enumerated_in_parallel():

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import numpyro.infer
 import optax
 import pytest
 from scipy import special
 
 import vi
-from tests.gradients import compare, gradients
+from tests import contracts
+from tests.gradients import ESTIMATORS as SITES
+from tests.gradients import attempt, compare, gradients
 from tests.stats import assert_mean
 from vi.compile import quick_jit
 from vi.module import module
@@ -76,7 +79,7 @@ def test_a_cdf_that_is_given(x64):
     for estimator in (given, vi.Implicit()):
         objective = mean_of(f=lambda z: z["z"] ** 2, num_particles=1, estimator=estimator)
         caught = lambda p, o=objective: -o.loss(KEY, p, only(law), only(law))
-        value, grad = jax.value_and_grad(caught)({"a": jnp.array(0.5)})
+        value, grad = jax.jit(jax.value_and_grad(caught))({"a": jnp.array(0.5)})
         assert np.isclose(grad["a"], -2 * value / 0.5)  # z² = (ε / a)²
     with pytest.raises(vi.TargetError, match=r"'z' \(Dirichlet\).*got Implicit"):
         mean_of(f=lambda z: z["z"][:, 0], estimator=given).loss(
@@ -119,8 +122,8 @@ def test_relaxations_are_what_they_say(straight_through, x64):
 def test_plans_say_what_is_biased():
     plan = vi.elbo(estimator=vi.Relaxed()).plan(only(one_hot), only(one_hot))
     assert "Relaxed(temperature=0.5, straight_through=True) (biased)" in plan
+    several = only(lambda a: dist.Multinomial(3, logits=jnp.stack([a, -0.4])))
     with pytest.raises(vi.TargetError, match=r"\(MultinomialLogits\).*got Relaxed"):
-        several = only(lambda a: dist.Multinomial(3, logits=jnp.stack([a, -0.4])))
         vi.elbo(estimator=vi.Relaxed()).plan(several, several)
 
 
@@ -191,6 +194,7 @@ def test_scores_of_the_model_become_paths(objective, model, guide, exact, x64):
         compare(found, lambda p: exact({**p, "v": p["v"] + 0.1 * jnp.sin(p["t"])}), at)
 
 
+@pytest.mark.slow
 def test_paths_of_the_model_have_less_noise():
     """With 64 particles near the posterior: the variance in the prior's location at most half."""
     at = {"t": jnp.array(0.2), "v": jnp.array(0.8), "a": jnp.array(0.5), "s": jnp.array(0.6)}
@@ -208,7 +212,7 @@ def test_where_the_model_has_no_paths():
     model = only(lambda a: dist.ImproperUniform(dist.constraints.positive, (), ()))
     how = vi.DoublyReparameterized(model=True)
     with pytest.raises(vi.TargetError, match=r"scalar with a cdf.*DoublyReparameterized\(\)"):
-        vi.elbo(estimator=how).loss(KEY, {}, model, guide)
+        attempt(vi.elbo(estimator=how), {}, model, guide)
     target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
     with pytest.raises(vi.TargetError, match="a target has none"):
         vi.elbo(estimator=how)(KEY, vi.mean_field(2), target)
@@ -268,9 +272,10 @@ def test_path_gradients_are_sticking_the_landing(x64):
     Flow = jax.tree_util.register_dataclass(Carrying, ["loc", "slope"], [])
     target = vi.target(lambda x: -0.5 * jnp.sum((x - 1.0) ** 2), jnp.zeros(2))
     at = jnp.array([0.3, -0.2]), jnp.array(0.7)
-    stuck = vi.elbo(num_particles=3, estimator=vi.StickingTheLanding())(KEY, Coupling(*at), target)
+    run = jax.jit(lambda q, how: vi.elbo(num_particles=3, estimator=how)(KEY, q, target))
+    stuck = run(Coupling(*at), vi.StickingTheLanding())
     for q in (Coupling(*at), Flow(*at)):
-        found = vi.elbo(num_particles=3, estimator=vi.PathGradient())(KEY, q, target)
+        found = run(q, vi.PathGradient())
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(stuck), strict=True):
             assert np.allclose(a, b, rtol=1e-12)
 
@@ -280,7 +285,7 @@ def test_path_gradients_are_sticking_the_landing(x64):
             return z, log_q, 2 * score
 
     Wrong = jax.tree_util.register_dataclass(Wrong, ["loc", "slope"], [])
-    found = vi.elbo(num_particles=3, estimator=vi.PathGradient())(KEY, Wrong(*at), target)
+    found = run(Wrong(*at), vi.PathGradient())
     assert not np.allclose(found[1].loc, stuck[1].loc, rtol=1e-3)
     with pytest.raises(vi.TargetError, match=r"linear in log q.*PathGradient"):
         vi.iwae(num_particles=3, estimator=vi.PathGradient())(KEY, Flow(*at), target)
@@ -294,7 +299,7 @@ def far(x):
 
 
 def test_running_baselines_take_the_noise_out():
-    """One particle of an objective far from zero, at equal draws; and the mean is the one stated."""
+    """One particle of an objective far from zero; and the mean is the one stated."""
     target, q = vi.target(far, jnp.zeros(3)), vi.mean_field(3)
     running = vi.elbo(estimator=vi.RunningScore(decay=0.5))
     for value in (40.0, 50.0):
@@ -332,7 +337,6 @@ def test_fits_and_svi_carry_running_baselines():
     svi = vi.SVI(model, guide, optax.sgd(0.01), by_name)
     result = svi.run(KEY, 5, progress_bar=False)
     state, losses, mine = svi.init(KEY), [], by_name
-    m = jnp.array(0.5)
     for _ in range(5):
         state, loss = svi.update(state)
         losses.append(loss)
@@ -342,7 +346,6 @@ def test_fits_and_svi_carry_running_baselines():
         state.mutable_state["_running"]["z"].mean, mine.estimator["z"].mean, rtol=1e-6
     )
     assert np.isclose(mine.estimator["z"].mean, 50, atol=3)
-    del m
     assert np.isfinite(svi.evaluate(state))
 
 
@@ -352,6 +355,38 @@ def test_running_baselines_are_given_from_outside():
 
     with pytest.raises(vi.TargetError, match=r"'z' has it in its infer"):
         vi.elbo().loss(KEY, {}, guide, guide)
+
+
+# ---- as losses ---------------------------------------------------------------------------------
+
+
+def normal_pair():
+    numpyro.sample("z", dist.Normal(numpyro.param("a", 0.5), 1.0))
+
+
+LOSSES = {
+    **{n: e.make for n, e in contracts.ESTIMATORS.items() if isinstance(e.make(), vi.Objective)},
+    **{f"elbo_{n}": (lambda e=e: vi.elbo(num_particles=2, estimator=e)) for n, e in SITES.items()},
+    "iwae_doubly_model": lambda: vi.iwae(
+        num_particles=2, estimator=vi.DoublyReparameterized(model=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("svi", [vi.SVI, numpyro.infer.SVI])
+def test_every_objective_and_estimator_is_a_loss(svi):
+    """In both loops: a step is traced, and leaves the state as it was in shape and type."""
+    laws = {"enumerate": lambda a: dist.Bernoulli(logits=a)}
+    laws |= dict.fromkeys(("accept_reject", "augmented"), lambda a: dist.Gamma(2.0, jnp.exp(a)))
+    for name, make in LOSSES.items():
+        guide = only(laws[name[5:]]) if name[5:] in laws else normal_pair
+        loop = svi(guide, guide, optax.adam(0.1), make())
+        state = loop.init(KEY)
+        after, loss = jax.eval_shape(loop.update, state)
+        assert loss.shape == (), name
+        like = lambda x: (x.shape, x.dtype)
+        before, after = jax.tree.leaves(state), jax.tree.leaves(after)
+        assert list(map(like, before)) == list(map(like, after)), name
 
 
 # ---- families on the flat vector ---------------------------------------------------------------
@@ -374,7 +409,7 @@ def test_weak_derivatives_of_a_mean_field(x64):
     expected = jax.grad(exact)(q)
     assert_mean(found.loc, expected.loc)
     assert_mean(found.scale.raw, expected.scale.raw)
-    pathwise = jax.grad(lambda q: vi.elbo().value(KEY, q, target))(q)
+    pathwise = jax.jit(jax.grad(lambda q: vi.elbo().value(KEY, q, target)))(q)
     assert np.allclose(pathwise.loc, 0, atol=1e-9)  # the twin: blind to what is piecewise constant
 
 

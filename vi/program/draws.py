@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jax.scipy.special import gammaln, logit
 from jaxtyping import Array
 
@@ -132,7 +133,8 @@ def path(fn: Any, value: Array) -> Array | None:
     """
     base: Any = unwrap(fn)
     if isinstance(base, dist.Normal):
-        return base.loc + base.scale * stop((value - base.loc) / base.scale)
+        loc, scale = jnp.asarray(base.loc), jnp.asarray(base.scale)
+        return loc + scale * stop((value - loc) / scale)
     return implicit(base, None, value) if has_cdf(base) else None
 
 
@@ -150,7 +152,7 @@ def is_one_hot(base: Any) -> bool:
         return False
     if base.total_count_max is not None:
         return base.total_count_max == 1
-    if isinstance(base.total_count, jax.core.Tracer):
+    if isinstance(base.total_count, Tracer):
         return False
     return bool(np.all(np.asarray(base.total_count) == 1))
 

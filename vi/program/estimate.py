@@ -156,8 +156,8 @@ def _check(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Non
     if source.through == "draws" and not affine:
         raise TargetError(
             f"{source.name}: expected an objective linear in log q with StickingTheLanding or "
-            "PathGradient, whose omitted term has mean zero only then; this one is not, and its gradient would be "
-            "biased. Use vi.DoublyReparameterized() or vi.Pathwise()."
+            "PathGradient, whose omitted term has mean zero only then; this one is not, and its "
+            "gradient would be biased. Use vi.DoublyReparameterized() or vi.Pathwise()."
         )
     if (source.doubly or not plain) and any(call.owner is None for call in densities):
         raise TargetError(

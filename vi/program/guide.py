@@ -332,12 +332,11 @@ def log_prob(site: dict, intermediates: Any = None) -> Array:
     """Log density of a site at its value, ``(*batch,)``, scaled as its plates and handlers say."""
     fn, value = site["fn"], site["value"]
     intermediates = intermediates if intermediates is not None else site["intermediates"]
-    try:
-        jnp.broadcast_shapes(jnp.shape(value), tuple(fn.shape()))
-    except ValueError:
+    if not site["is_observed"] and jnp.shape(value) != tuple(fn.shape()):
         raise TargetError(
             f"objective: expected model and guide to agree on the shape of site '{site['name']}'; "
-            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}."
-        ) from None
+            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}. Plates and batch "
+            "shapes must be the same; particles are not along a plate, they are num_particles."
+        )
     found = fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value)
     return found if site["scale"] is None else site["scale"] * found
