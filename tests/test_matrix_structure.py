@@ -61,6 +61,7 @@ MIXED = {
     "score": vi.Score(),
     "enumerate_under_score": {"mu": vi.Score(), "z": vi.Enumerate()},
     "measure_above_enumerate": {"mu": vi.MeasureValued(), "z": vi.Enumerate()},
+    "running": vi.RunningScore(total=jnp.array(-9.0), weight=jnp.array(1.0)),
     "sticking_with_measure": {"*": vi.StickingTheLanding(), "z": vi.MeasureValued()},
 }
 

@@ -310,8 +310,8 @@ def test_running_baselines_take_the_noise_out():
     assert vi.gradient_noise(running, KEY, q, target).variance < 0.05 * plain.variance
 
 
-def test_fits_and_svi_carry_running_baselines():
-    """The loops do what a loop by hand does, step by step."""
+def test_fits_and_svi_carry_running_baselines(tmp_path):
+    """The loops do what a loop by hand does, step by step, also after an interruption."""
     target, objective = vi.target(far, jnp.zeros(3)), vi.elbo(estimator=vi.RunningScore())
     seen = []
     options = {"key": KEY, "family": vi.mean_field(3), "optimizer": optax.adam(0.02)}
@@ -325,6 +325,10 @@ def test_fits_and_svi_carry_running_baselines():
     assert np.allclose(posterior.q.loc, 1, atol=0.1)
     assert abs(float(seen[-1].mean) - posterior.elbo) < 1
     assert np.isclose(seen[0].weight, (1 - 0.9**100) / 0.1)
+    options |= {"objective": objective, "num_steps": 1000, "checkpoint": tmp_path / "fit"}
+    vi.fit(target, **options, callback=lambda step, *_: step >= 300, on_failure="return")
+    again = vi.fit(target, **options)
+    assert np.array_equal(again.q.loc, posterior.q.loc)
 
     def model():
         numpyro.sample("z", dist.Normal(0.0, 1.0))
