@@ -75,7 +75,6 @@ ESTIMATORS: dict[str, Estimator] = {
     "elbo_running_score": Estimator(
         lambda: vi.elbo(estimator=vi.RunningScore(total=jnp.array(-2.0), weight=jnp.array(1.0)))
     ),
-    "elbo_measure_valued": Estimator(lambda: vi.elbo(estimator=vi.MeasureValued()), "mean_field"),
     "elbo_path_gradient": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.PathGradient())),
     "iwae_pathwise": Estimator(lambda: vi.iwae(num_particles=4), differentiable=True),
     "iwae_doubly": Estimator(

@@ -152,7 +152,7 @@ QUICK = {
     ("elbo", "bernoulli", "enumerate"), ("iwae", "bernoulli", "enumerate"),
     ("iwae", "categorical", "measure"), ("elbo", "gamma", "accept_reject"),
     ("elbo", "poisson", "measure"), ("elbo", "normal", "score_given"),
-    ("elbo", "gamma", "measure"), ("elbo", "von_mises", "accept_reject"),
+    ("elbo", "von_mises", "accept_reject"),
     ("iwae", "mixture", "implicit"), ("iwae", "poisson", "running"),
 }  # fmt: skip
 CELLS = [
