@@ -11,25 +11,12 @@ from vi.blocks import Groups
 from vi.errors import TargetError
 from vi.families.scale import Positive
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
-from vi.program import (
-    DoublyReparameterized,
-    Objective,
-    Pathwise,
-    Score,
-    StickingTheLanding,
-)
+from vi.program import Objective
+from vi.program.estimators import SiteEstimator
 from vi.targets import Layout
 
 FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
-Estimator = (
-    Pathwise
-    | StickingTheLanding
-    | DoublyReparameterized
-    | Score
-    | BonnetPrice
-    | SphericalRadial
-    | Stein
-)
+Estimator = SiteEstimator | BonnetPrice | SphericalRadial | Stein
 OnFailure = Literal["warn", "raise", "return"]
 
 
