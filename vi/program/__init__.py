@@ -29,6 +29,7 @@ from vi.program.estimators import (
     Score,
     StickingTheLanding,
 )
+from vi.program.expectation import LinearLogLikelihood, LogDensity, expectation
 from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
 from vi.program.objective import Objective, elbo, objective, with_estimator
@@ -38,6 +39,8 @@ __all__ = [
     "DoublyReparameterized",
     "Enumerate",
     "GradientNoise",
+    "LinearLogLikelihood",
+    "LogDensity",
     "MeasureValued",
     "Objective",
     "Pathwise",
@@ -49,6 +52,7 @@ __all__ = [
     "ciwae",
     "data_emphasised_elbo",
     "elbo",
+    "expectation",
     "f_divergence",
     "forward_kl",
     "gradient_noise",

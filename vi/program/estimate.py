@@ -165,6 +165,11 @@ def _check(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Non
             "on a draw. Pass the draws unchanged (log_density has through= to stop gradients), or "
             "use vi.Pathwise() for all sites."
         )
+    if source.doubly and any(call.through == "closed" for call in densities):
+        raise TargetError(
+            f"{source.name}: expected log densities at draws, and no closed forms, with "
+            "DoublyReparameterized. Use vi.Pathwise()."
+        )
     if source.doubly and (uses or len(draws) > 1 or draws[0].weights is not None or not plain):
         raise TargetError(
             f"{source.name}: expected an objective of the log densities of one set of equally "

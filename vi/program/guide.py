@@ -14,6 +14,7 @@ from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
+from vi.program.closed import pieces
 from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
@@ -22,6 +23,7 @@ from vi.program.sites import Guard, discover
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
 
 stop = jax.lax.stop_gradient
+PRIOR = "/prior"
 
 
 class GuideDraws(dict):
@@ -62,6 +64,7 @@ class GuideSource:
         self._parents: dict[str, dict[str, frozenset[str]]] | None = None
         self._like: dict[str, Any] = {}
         self._latent: set[str] = set()
+        self._exact: dict[Any, frozenset[str]] = {}  # sites with closed forms, by what was asked
 
     # ---- what the estimators must know ---------------------------------------------------------
 
@@ -213,15 +216,57 @@ class GuideSource:
         rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
         program = self._log_q if side == "q" else self._log_p
         found = over_rows(lambda values: program(values, params), (0,), rows)(z)
-        if side == "prior":
-            found = {n: x for n, x in found.items() if n in self._latent}
-        return self._terms(side, found)
+        if side in ("prior", "likelihood"):
+            found = {n: x for n, x in found.items() if (n in self._latent) == (side == "prior")}
+        return self._terms(side, found or {"none": jnp.zeros(rows)})
+
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """Closed forms given the draws of parents; densities at the draws elsewhere."""
+        if callable(side):
+            return (Term("integrand", side(draws.values), {}),)
+        if self.structure.restless:
+            raise TargetError(
+                f"{self.name}: expected a guide that is only random at its sites, for closed forms "
+                "of their laws; this one has others (numpyro.prng_key, vi.marginal). Use the "
+                "log densities."
+            )
+        of_model = side != "entropy"
+
+        def program(values: dict) -> tuple[dict, dict]:
+            guide = self._trace_q(values, self.params)
+            model = self._trace_p(values, self.params) if of_model else {}
+            exact = pieces(side, guide, model, self._below)
+            prior = {n: log_prob(s) for n, s in model.items() if _is_latent(s) and n not in exact}
+            return exact, prior
+
+        exact, prior = over_rows(program, (0,), draws.rows)(dict(draws.values))
+        self._exact[side] = frozenset(exact)
+        terms = self._terms("q", exact)
+        if side == "entropy":
+            rest = tuple(t._replace(value=-t.value) for t in draws.context if t.name not in exact)
+        elif side == "kl":
+            rest = tuple(t for t in draws.context if t.name not in exact)
+            rest += tuple(
+                t._replace(name=t.name + PRIOR, value=-t.value) for t in self._terms("p", prior)
+            )
+        else:
+            rest = ()
+        return terms + rest
+
+    def _below(self, name: str) -> set[str]:
+        """Sites that the model's law of a site depends on, and that depend on it in the guide."""
+        above = self.parents("p", name) - {name}
+        return {other for other in above if name in self.parents("q", other)}
 
     def _terms(self, side: str, found: dict[str, Array]) -> tuple[Term, ...]:
         plates = self._plates["q" if side == "q" else "p"]
         return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
 
     def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        sites = self._trace_p(values, params)
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _trace_p(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
         model = substitute(model, data=self._rows)
         with warnings.catch_warnings():
@@ -235,9 +280,13 @@ class GuideSource:
             )
         self._note("p", sites)
         self._latent = {n for n, s in sites.items() if _is_latent(s)}
-        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+        return sites
 
     def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        sites = self._trace_q(values, params)
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _trace_q(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
         """The guide at given values of its random sites; points (Delta sites) follow."""
         given = {**values, **self._rows}
         is_point = lambda site: isinstance(unwrap(site.get("fn")), dist.Delta)
@@ -246,7 +295,7 @@ class GuideSource:
         guide = substitute(seed(guide, jax.random.key(0)), substitute_fn=fill)
         sites = trace(guide).get_trace(*self._args, **self._kwargs)
         self._note("q", sites)
-        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+        return sites
 
     def _note(self, side: str, sites: dict) -> None:
         for name, site in sites.items():
@@ -260,6 +309,12 @@ class GuideSource:
         """The random sites that a term depends on, also through other sites."""
         if self._parents is None:
             self._parents = self._find_parents()
+        if side in self._exact:
+            if term in self._exact[side]:  # the law of a site depends on those before it
+                laws = ("q",) if side == "entropy" else ("q", "p")
+                return frozenset().union(*(self.parents(law, term) for law in laws)) - {term}
+            side = "p" if term.endswith(PRIOR) else "q"
+            term = term.removesuffix(PRIOR)
         return self._parents["q" if side == "q" else "p"].get(
             term, frozenset(self.structure.random)
         )

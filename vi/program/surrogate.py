@@ -217,7 +217,7 @@ def doubly_reparameterized(
         call = bound.calls[i]
         moved = bound.axis.totals(through(call, "draws"))  # type: ignore[arg-type]
         out = out + only_gradient(jnp.sum(stop(coefficient) * moved))
-        if call.side == "p":  # type: ignore[union-attr]
+        if call.side != "q":  # type: ignore[union-attr]
             held = bound.axis.totals(through(call, "parameters"))  # type: ignore[arg-type]
             out = out + only_gradient(jnp.sum(stop(ordinary) * held))
     return out

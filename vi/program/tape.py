@@ -6,7 +6,7 @@ datum by datum, or differentiated in the log densities. All estimators are made 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -15,9 +15,10 @@ from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
 from vi.errors import TargetError
+from vi.program.expectation import expectation
 
 Through = Literal["both", "draws", "parameters"]
-Side = Literal["p", "prior", "q"]
+Side = Literal["p", "prior", "likelihood", "q"] | Any  # or what is known in closed form
 Kind = Literal["equal", "weighted", "detached", "prior"]
 
 
@@ -99,7 +100,7 @@ class DensityCall(NamedTuple):
     side: Side
     terms: tuple[Term, ...]
     owner: int | None
-    through: Through
+    through: Through | Literal["closed"]
 
 
 Call = DrawCall | DensityCall
@@ -118,6 +119,10 @@ class Source(Protocol):
 
     def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density at ``z``, site by site."""
+        ...
+
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """Expectations given the draws of parents, in closed form where there is one."""
         ...
 
 
@@ -156,18 +161,30 @@ class Recording:
         self._check("log_density")
         if through is None:
             through = self.default if side == "q" else "both"
-        owner = next(
-            (
-                i
-                for i, call in enumerate(self.calls)
-                if isinstance(call, DrawCall) and call.draws.values is z
-            ),
-            None,
-        )
-        draws = None if owner is None else self.calls[owner].draws  # type: ignore[union-attr]
+        owner, draws = self._owner(z)
         terms = self.source.terms(side, z, draws, through)
         self.calls.append(DensityCall(side, terms, owner, through))
         return total(terms)
+
+    def closed(self, side: Any, z: Any) -> Array:
+        """Closed forms, or values at the draws, of the rows of ``z``."""
+        self._check("closed forms")
+        owner, draws = self._owner(z)
+        if draws is None:
+            raise TargetError(
+                "objective: expected closed forms at the draws as q.sample or q.expect gave them, "
+                "which say what they are conditional on. Pass the draws unchanged."
+            )
+        terms = self.source.closed(side, draws)
+        self.calls.append(DensityCall(side, terms, owner, "closed"))
+        return total(terms)
+
+    def _owner(self, z: Any) -> tuple[int | None, Draws | None]:
+        """The call whose draws these are."""
+        for i, call in enumerate(self.calls):
+            if isinstance(call, DrawCall) and call.draws.values is z:
+                return i, call.draws
+        return None, None
 
 
 class Replaying:
@@ -184,6 +201,11 @@ class Replaying:
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
         """The next numbers, which are a log density."""
         del side, z, through
+        return next(self.rest)
+
+    def closed(self, side: Any, z: Any) -> Array:
+        """The next numbers, which are closed forms."""
+        del side, z
         return next(self.rest)
 
 
@@ -240,6 +262,10 @@ class ModelView(DensityView):
         """
         return self._tape.density("prior", z, through)
 
+    def log_likelihood(self, z: Any, through: Through = "both") -> Float[Array, " K"]:
+        """Log density of a model's observations alone; arguments as of `log_prior`."""
+        return self._tape.density("likelihood", z, through)
+
     def sample_prior(self, num_particles: int) -> Any:
         """Draws of a model's latent sites from their prior, as a dictionary; not differentiated."""
         return self._tape.draw(num_particles, "prior")[0]
@@ -267,11 +293,71 @@ class FamilyView(DensityView):
         """Estimate of E_q[f(z)]; enumerated sites and components of mixtures are summed over.
 
         Args:
-          f: maps draws, with a leading axis of rows, to one value for each row.
+          f: maps draws, with a leading axis of rows, to one value for each row. An integrand
+            with a rule in `vi.expectation` is not sampled.
           num_particles: number of draws.
 
         Returns:
           Shape ``()``.
         """
         z, weights = self._tape.draw(num_particles, "weighted")
-        return jnp.sum(weights * f(z))
+        return jnp.sum(weights * (self.exact(f, z) if expectation.has_integrand(f) else f(z)))
+
+    def exact(self, f: Callable[[Any], Array], z: Any) -> Float[Array, " K"]:
+        """E_q[f] in closed form, the same in all rows, if `vi.expectation` has a rule; else f(z).
+
+        Args:
+          f: an integrand of a type that `vi.expectation` knows.
+          z: draws of a family.
+
+        Returns:
+          Shape ``(K,)``.
+        """
+        return self._tape.closed(f, z)
+
+    def entropy(self, z: Any) -> Float[Array, " K"]:
+        """Entropy of q, which has the mean of ``-q.log_density(z)`` and less noise.
+
+        In closed form where the family has one; of a guide, site by site, given the draws of the
+        sites before it, and minus the log density at the draw where a site has none.
+
+        Args:
+          z: draws.
+
+        Returns:
+          Shape ``(K,)``, nats.
+        """
+        return self._tape.closed("entropy", z)
+
+    def kl(self, z: Any) -> Float[Array, " K"]:
+        """KL divergence of q from the model's prior, of the mean of ``log_density - log_prior``.
+
+        Site by site, in closed form if NumPyro's ``kl_divergence`` has a rule for the pair of
+        distributions and the model's law of the site does not depend on what the guide draws
+        after it; otherwise at the draws. For guides.
+
+        Args:
+          z: draws.
+
+        Returns:
+          Shape ``(K,)``, nats.
+        """
+        return self._tape.closed("kl", z)
+
+    def by_site(
+        self, f: Callable[[Any, Any], Array], z: Any, sites: Sequence[str]
+    ) -> Float[Array, " K"]:
+        """Sum over sites of any functional of their laws; for guides.
+
+        Args:
+          f: maps the NumPyro distributions of a site in guide and model, given the draws of the
+            sites before it, to an array of its batch shape.
+          z: draws.
+          sites: names of random sites that guide and model share.
+
+        Returns:
+          Shape ``(K,)``.
+        """
+        from vi.program.closed import BySite
+
+        return self._tape.closed(BySite(f, tuple(sites)), z)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vi.errors import TargetError
@@ -17,6 +18,7 @@ from vi.program.estimators import (
     Score,
     StickingTheLanding,
 )
+from vi.program.expectation import expectation
 from vi.program.tape import Draws, ScoreTerm, Term, Through
 
 stop = jax.lax.stop_gradient
@@ -111,13 +113,13 @@ class FamilySource:
         return (
             f"{self.name}: expected a NumPyro model with a guide, whose prior is told apart from "
             "its likelihood; got a target, which is one log density. Use vi.SVI, or an objective "
-            "without log_prior."
+            "without log_prior, log_likelihood, kl and by_site."
         )
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the target or the family."""
         del draws
-        if side == "prior":
+        if side in ("prior", "likelihood"):
             raise TargetError(self._no_prior)
         z = stop(z) if through == "parameters" else z
         if side == "p":
@@ -125,6 +127,19 @@ class FamilySource:
             return (Term("z", jax.vmap(lambda x: log_density(x, self._batch_key))(z), {}),)
         q = stop(self._q) if through == "draws" else self._q
         return (Term("z", q.log_prob(z), {}),)
+
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """The family's entropy, or the mean of an integrand, if known; else their values."""
+        q, z = self._q, draws.values
+        if side == "entropy":
+            known = q.entropy() if hasattr(q, "entropy") else None
+            rows = -q.log_prob(z) if known is None else known
+        elif expectation.has_integrand(side):
+            known = expectation(q, side)
+            rows = side(z) if known is None else known
+        else:
+            raise TargetError(self._no_prior)
+        return (Term("z", jnp.broadcast_to(rows, (draws.rows,)), {}),)
 
     def parents(self, side: str, term: str) -> frozenset[str]:
         """Everything depends on the one site."""
