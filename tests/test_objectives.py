@@ -15,6 +15,8 @@ import vi
 from tests.stats import assert_mean
 from vi.compile import quick_jit
 from vi.program.batch import kernel, mmd
+from vi.random import fast_key
+from vi.stochastic import StochasticRun
 
 KEY = jax.random.key(0)
 MEAN = np.array([0.5, -1.0, 0.3])
@@ -96,6 +98,42 @@ def test_tempering_and_arrays_do_not_compile_again(target, x64):
     assert traces == 1
     assert np.isclose(at[1], (at[0] + at[2]) / 2)
     assert "temperature" in repr(vi.tempered_elbo(temperature=jnp.array(0.5)))
+
+
+RAMP = vi.scheduled(lambda t: 0.2 + 0.3 * t)
+
+
+def test_schedules_follow_the_steps_of_a_fit(target, x64):
+    """Three steps of gradient descent by hand, at inverse temperatures 0.2, 0.5 and 0.8."""
+    objective = vi.tempered_elbo(num_particles=2, temperature=RAMP)
+    run = StochasticRun(target, family(), KEY, objective, optax.sgd(0.1), 3, 2)
+    found = run.advance(run.initial())
+    q = family()
+    for t, beta in enumerate((0.2, 0.5, 0.8)):
+        at = vi.tempered_elbo(num_particles=2, temperature=beta)
+        _, grads = at(jax.random.fold_in(fast_key(KEY), t), q, target)
+        q = jax.tree.map(lambda x, g: x - 0.1 * g, q, grads)
+    assert equal(found.q, q)
+    with pytest.raises(ValueError, match=r"num_steps with the scheduled options \['temperature'\]"):
+        vi.fit(target, key=KEY, objective=objective)
+    with pytest.raises(ValueError, match=r"a step for the scheduled options \['temperature'\]"):
+        objective.value(KEY, family(), target)
+    assert "temperature=Scheduled" in repr(objective)
+
+
+def test_schedules_follow_the_steps_of_svi(x64):
+    objective = vi.data_emphasised_elbo(emphasis=RAMP)
+    svi = vi.SVI(model, guide, optax.sgd(0.0), objective)
+    found = svi.run(KEY, 3, progress_bar=False)
+    state, losses = svi.init(KEY), []
+    for emphasis in (0.2, 0.5, 0.8):
+        at = numpyro.infer.SVI(
+            model, guide, optax.sgd(0.0), vi.data_emphasised_elbo(emphasis=emphasis)
+        )
+        at.init(KEY)
+        state, loss = at.update(state)
+        losses.append(loss)
+    assert np.allclose(found.losses, losses)
 
 
 # ---- model and guide ---------------------------------------------------------------------------

@@ -72,6 +72,13 @@ class StochasticRun:
           decays: how often the test lowers the learning rate before it ends the run; the
             optimizer must then be an `optax.inject_hyperparams` with a ``learning_rate``.
         """
+        if num_steps is None and isinstance(estimator, Objective) and estimator.schedules:
+            names = [name for name, _ in estimator.schedules]
+            raise ValueError(
+                f"vi.fit: expected num_steps with the scheduled options {names} of the objective, "
+                "whose values are not comparable from step to step, so that nothing can tell when "
+                "to stop. Give num_steps."
+            )
         self.target, self.q, self.key = target, q, key
         self.estimator = estimator
         self.optimizer = polynomial_average(optimizer)
@@ -238,14 +245,15 @@ def _chunk(
     def step(state: tuple) -> tuple[tuple, Array]:
         count, q, opt_state, skips, status = state
         step_key = jax.random.fold_in(key, count)
-        loss, grads = estimator(step_key, q, target)
+        now = estimator.at(count) if isinstance(estimator, Objective) else estimator
+        loss, grads = now(step_key, q, target)
         updates, new_opt_state = optimizer.update(
             grads,
             opt_state,
             q,
             value=loss,
             grad=grads,
-            value_fn=_oracle(step_key, estimator, target).restrict(q),
+            value_fn=_oracle(step_key, now, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
         finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads, new_q))]

@@ -5,7 +5,6 @@ from vi.program.bound import Penalised
 from vi.program.bounds import (
     chi_square,
     ciwae,
-    data_emphasised_elbo,
     iwae,
     miwae,
     piwae,
@@ -18,6 +17,12 @@ from vi.program.divergences import (
     log_variance,
     reweighted_wake_sleep,
     symmetric_kl,
+)
+from vi.program.emphasised import (
+    cameron_martin,
+    data_emphasised_elbo,
+    functional_elbo,
+    momentum_teacher,
 )
 from vi.program.estimators import (
     AcceptReject,
@@ -32,7 +37,7 @@ from vi.program.estimators import (
 from vi.program.expectation import LinearLogLikelihood, LogDensity, expectation
 from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
-from vi.program.objective import Objective, elbo, objective, with_estimator
+from vi.program.objective import Objective, elbo, objective, scheduled, with_estimator
 
 __all__ = [
     "AcceptReject",
@@ -48,6 +53,7 @@ __all__ = [
     "Relaxed",
     "Score",
     "StickingTheLanding",
+    "cameron_martin",
     "chi_square",
     "ciwae",
     "data_emphasised_elbo",
@@ -55,6 +61,7 @@ __all__ = [
     "expectation",
     "f_divergence",
     "forward_kl",
+    "functional_elbo",
     "gradient_noise",
     "info_vae",
     "iwae",
@@ -62,10 +69,12 @@ __all__ = [
     "marginal",
     "miwae",
     "mmd",
+    "momentum_teacher",
     "objective",
     "piwae",
     "renyi",
     "reweighted_wake_sleep",
+    "scheduled",
     "symmetric_kl",
     "tempered_elbo",
     "with_estimator",

@@ -47,10 +47,12 @@ class BySite(NamedTuple):
     Attributes:
       f: maps the distributions of a site in guide and model to ``(*batch,)``.
       sites: their names.
+      fixed: whether their laws must not depend on draws or on the rows of a minibatch.
     """
 
     f: Callable[[Any, Any], Array]
     sites: tuple[str, ...]
+    fixed: bool
 
 
 def pieces(side: Any, guide: dict, model: dict, below: Callable[[str], set[str]]) -> dict:

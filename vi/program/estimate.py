@@ -30,10 +30,6 @@ class Model(Source, Protocol):
     through: Through  # what the density of q is differentiated through by default
     doubly: bool  # whether all sites are doubly reparameterised
 
-    def parents(self, side: str, term: str) -> frozenset[str]:
-        """The random sites that a term of a log density depends on."""
-        ...
-
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "Model":
         """The same with stopped parameters, and some sites held where a flag is set."""
         ...

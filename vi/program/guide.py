@@ -14,7 +14,7 @@ from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
-from vi.program.closed import pieces
+from vi.program.closed import BySite, pieces
 from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
@@ -242,6 +242,8 @@ class GuideSource:
         exact, prior = over_rows(program, (0,), draws.rows)(dict(draws.values))
         self._exact[side] = frozenset(exact)
         terms = self._terms("q", exact)
+        if isinstance(side, BySite) and side.fixed:
+            self._check_fixed(side, terms)
         if side == "entropy":
             rest = tuple(t._replace(value=-t.value) for t in draws.context if t.name not in exact)
         elif side == "kl":
@@ -252,6 +254,16 @@ class GuideSource:
         else:
             rest = ()
         return terms + rest
+
+    def _check_fixed(self, side: BySite, terms: tuple[Term, ...]) -> None:
+        for term in terms:
+            above, sampled = self.parents(side, term.name), self.minibatch & term.plates.keys()
+            if above or sampled:
+                wrong = f"depends on {sorted(above)}" if above else f"is in {sorted(sampled)}"
+                raise TargetError(
+                    f"{self.name}: expected sites whose laws depend on no other random site and "
+                    f"that are in no minibatch; {term.name!r} {wrong}. Leave it out."
+                )
 
     def _below(self, name: str) -> set[str]:
         """Sites that the model's law of a site depends on, and that depend on it in the guide."""

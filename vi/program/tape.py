@@ -95,12 +95,16 @@ class DrawCall(NamedTuple):
 
 
 class DensityCall(NamedTuple):
-    """The program asked for a log density at the draws of call ``owner`` (None: elsewhere)."""
+    """The program asked for a log density at the draws of call ``owner`` (None: elsewhere).
+
+    ``constant``: it got a closed form that depends on no draws.
+    """
 
     side: Side
     terms: tuple[Term, ...]
     owner: int | None
     through: Through | Literal["closed"]
+    constant: bool = False
 
 
 Call = DrawCall | DensityCall
@@ -119,6 +123,10 @@ class Source(Protocol):
 
     def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density at ``z``, site by site."""
+        ...
+
+    def parents(self, side: Any, term: str) -> frozenset[str]:
+        """The random sites that a term of a log density depends on."""
         ...
 
     def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
@@ -176,7 +184,8 @@ class Recording:
                 "which say what they are conditional on. Pass the draws unchanged."
             )
         terms = self.source.closed(side, draws)
-        self.calls.append(DensityCall(side, terms, owner, "closed"))
+        constant = not any(self.source.parents(side, term.name) for term in terms)
+        self.calls.append(DensityCall(side, terms, owner, "closed", constant))
         return total(terms)
 
     def _owner(self, z: Any) -> tuple[int | None, Draws | None]:
@@ -345,7 +354,12 @@ class FamilyView(DensityView):
         return self._tape.closed("kl", z)
 
     def by_site(
-        self, f: Callable[[Any, Any], Array], z: Any, sites: Sequence[str]
+        self,
+        f: Callable[[Any, Any], Array],
+        z: Any,
+        sites: Sequence[str],
+        *,
+        fixed: bool = False,
     ) -> Float[Array, " K"]:
         """Sum over sites of any functional of their laws; for guides.
 
@@ -354,10 +368,12 @@ class FamilyView(DensityView):
             sites before it, to an array of its batch shape.
           z: draws.
           sites: names of random sites that guide and model share.
+          fixed: refuse sites whose laws depend on other random sites, or that are in a minibatch:
+            then all rows are the same, and any function of them is exact.
 
         Returns:
           Shape ``(K,)``.
         """
         from vi.program.closed import BySite
 
-        return self._tape.closed(BySite(f, tuple(sites)), z)
+        return self._tape.closed(BySite(f, tuple(sites), fixed), z)

@@ -22,6 +22,7 @@ from vi.program.expectation import expectation
 from vi.program.tape import Draws, ScoreTerm, Term, Through
 
 stop = jax.lax.stop_gradient
+_KNOWN = "known"  # a term that depends on no draws
 
 
 class FamilySource:
@@ -133,18 +134,19 @@ class FamilySource:
         q, z = self._q, draws.values
         if side == "entropy":
             known = q.entropy() if hasattr(q, "entropy") else None
-            rows = -q.log_prob(z) if known is None else known
+            other = lambda z: -q.log_prob(z)
         elif expectation.has_integrand(side):
-            known = expectation(q, side)
-            rows = side(z) if known is None else known
+            known, other = expectation(q, side), side
         else:
             raise TargetError(self._no_prior)
-        return (Term("z", jnp.broadcast_to(rows, (draws.rows,)), {}),)
+        if known is None:
+            return (Term("z", other(z), {}),)
+        return (Term(_KNOWN, jnp.broadcast_to(known, (draws.rows,)), {}),)
 
     def parents(self, side: str, term: str) -> frozenset[str]:
-        """Everything depends on the one site."""
-        del side, term
-        return frozenset({"z"})
+        """Everything depends on the one site, but for what is known in closed form."""
+        del side
+        return frozenset() if term == _KNOWN else frozenset({"z"})
 
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "FamilySource":
         """Never asked for: the vector has no alternatives."""
