@@ -1,7 +1,7 @@
 r"""ELBOs whose likelihood and prior count differently: for few data, functions and views.
 
-All weigh :math:`E_q[\log p(y \mid z)]` against :math:`KL(q(z) \| p(z))`: with a prior whose variances
-are fitted, a density of functions in place of one of data, or a prior that is a slow copy of q.
+All weigh :math:`E_q[\log p(y \mid z)]` against :math:`KL(q(z) \| p(z))`: with a prior that is
+fitted, a density of functions in place of one of data, or a prior that is a slow copy of q.
 """
 
 from collections.abc import Sequence
