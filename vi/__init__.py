@@ -40,6 +40,7 @@ from vi.program import (
     renyi,
     reweighted_wake_sleep,
     scheduled,
+    sleep,
     symmetric_kl,
     tempered_elbo,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "renyi",
     "reweighted_wake_sleep",
     "scheduled",
+    "sleep",
     "symmetric_kl",
     "target",
     "tempered_elbo",

@@ -1,8 +1,8 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
 ``{methods} objectives`` (estimators, families, optimizers) lists what the packages export;
-``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows the
-combinations of objective, estimator and site that ``tests/matrix.py`` registers.
+``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
+the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
 """
 
 import dataclasses

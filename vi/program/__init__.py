@@ -16,6 +16,7 @@ from vi.program.divergences import (
     forward_kl,
     log_variance,
     reweighted_wake_sleep,
+    sleep,
     symmetric_kl,
 )
 from vi.program.emphasised import (
@@ -75,6 +76,7 @@ __all__ = [
     "renyi",
     "reweighted_wake_sleep",
     "scheduled",
+    "sleep",
     "symmetric_kl",
     "tempered_elbo",
     "with_estimator",

@@ -19,6 +19,7 @@ from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheL
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
 from vi.program.rules import unwrap
+from vi.program.simulate import Simulated, bind, simulate
 from vi.program.sites import Guard, discover
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
 
@@ -199,11 +200,20 @@ class GuideSource:
 
         return Draws(GuideDraws(stop(jax.vmap(row)(keys))), num_particles)
 
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Draws of the model's latent sites together with data."""
+        keys = jax.random.split(jax.random.fold_in(self._model_key, index + 1), num_particles)
+        given = {**self.params, **self._rows}
+        model, args, kwargs = self._model, self._args, self._kwargs
+        latent, data = simulate(model, args, kwargs, given, tuple(arguments), keys)
+        return Draws(GuideDraws(latent), num_particles, context=data)
+
     # ---- densities -----------------------------------------------------------------------------
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the model or the guide at ``z``, site by site."""
-        if side == "q" and through == "both" and draws is not None:
+        simulated = draws.context if draws and isinstance(draws.context, Simulated) else None
+        if side == "q" and through == "both" and draws and draws.context and not simulated:
             return draws.context
         if side == "q" and self.structure.restless:
             raise TargetError(
@@ -215,7 +225,8 @@ class GuideSource:
         z = dict(stop(z) if through == "parameters" else z)
         rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
         program = self._log_q if side == "q" else self._log_p
-        found = over_rows(lambda values: program(values, params), (0,), rows)(z)
+        data = simulated.arguments if simulated else {}
+        found = over_rows(lambda z, data: program(z, params, data), (0, 0), rows)(z, data)
         if side in ("prior", "likelihood"):
             found = {n: x for n, x in found.items() if (n in self._latent) == (side == "prior")}
         return self._terms(side, found or {"none": jnp.zeros(rows)})
@@ -274,16 +285,25 @@ class GuideSource:
         plates = self._plates["q" if side == "q" else "p"]
         return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
 
-    def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
-        sites = self._trace_p(values, params)
+    def _with(self, data: dict[str, Array]) -> tuple[tuple, dict]:
+        """The arguments, some of them replaced."""
+        if not data:
+            return self._args, self._kwargs
+        bound = bind(self._model, self._args, self._kwargs)
+        bound.arguments.update(data)
+        return bound.args, bound.kwargs
+
+    def _log_p(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, Array]:
+        sites = self._trace_p(values, params, data)
         return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
 
-    def _trace_p(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
+    def _trace_p(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, dict]:
+        args, kwargs = self._with(data or {})
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
         model = substitute(model, data=self._rows)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            sites = trace(model).get_trace(*self._args, **self._kwargs)
+            sites = trace(model).get_trace(*args, **kwargs)
         missing = [n for n, s in sites.items() if _is_latent(s) and n not in values]
         if missing:
             raise TargetError(
@@ -294,18 +314,19 @@ class GuideSource:
         self._latent = {n for n, s in sites.items() if _is_latent(s)}
         return sites
 
-    def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
-        sites = self._trace_q(values, params)
+    def _log_q(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, Array]:
+        sites = self._trace_q(values, params, data)
         return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
 
-    def _trace_q(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
+    def _trace_q(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, dict]:
         """The guide at given values of its random sites; points (Delta sites) follow."""
+        args, kwargs = self._with(data or {})
         given = {**values, **self._rows}
         is_point = lambda site: isinstance(unwrap(site.get("fn")), dist.Delta)
         fill = lambda site: None if is_point(site) else given.get(site["name"])
         guide = substitute(self._guide, data=params)
         guide = substitute(seed(guide, jax.random.key(0)), substitute_fn=fill)
-        sites = trace(guide).get_trace(*self._args, **self._kwargs)
+        sites = trace(guide).get_trace(*args, **kwargs)
         self._note("q", sites)
         return sites
 

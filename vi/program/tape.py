@@ -19,7 +19,7 @@ from vi.program.expectation import expectation
 
 Through = Literal["both", "draws", "parameters"]
 Side = Literal["p", "prior", "likelihood", "q"] | Any  # or what is known in closed form
-Kind = Literal["equal", "weighted", "detached", "prior"]
+Kind = Literal["equal", "weighted", "detached", "prior", "joint"]
 
 
 class Term(NamedTuple):
@@ -121,6 +121,10 @@ class Source(Protocol):
         """Draws of the model's latent sites, for the program's call number ``index``."""
         ...
 
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Draws of the model's latent sites with data, for the program's call number ``index``."""
+        ...
+
     def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density at ``z``, site by site."""
         ...
@@ -152,12 +156,16 @@ class Recording:
                 "all draws at once, and transform what is done with the values."
             )
 
-    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind, arguments: Any = ()) -> tuple[Any, Array]:
         """Values, and weights that sum to one."""
         self._check("q.sample and q.expect")
+        if num_particles < 1:
+            raise ValueError(f"objective: expected at least one particle; got {num_particles}.")
         index = sum(isinstance(call, DrawCall) for call in self.calls)
         if kind == "prior":
             draws = self.source.prior(index, num_particles)
+        elif kind == "joint":
+            draws = self.source.joint(index, num_particles, arguments)
         else:
             weighted, detached = kind == "weighted", kind == "detached"
             draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
@@ -202,9 +210,9 @@ class Replaying:
     def __init__(self, handed: list[Any]):
         self.rest = iter(handed)
 
-    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind, arguments: Any = ()) -> tuple[Any, Array]:
         """The next numbers, which are draws and weights."""
-        del num_particles, kind
+        del num_particles, kind, arguments
         return next(self.rest)
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
@@ -278,6 +286,19 @@ class ModelView(DensityView):
     def sample_prior(self, num_particles: int) -> Any:
         """Draws of a model's latent sites from their prior, as a dictionary; not differentiated."""
         return self._tape.draw(num_particles, "prior")[0]
+
+    def simulate(self, num_particles: int, arguments: Sequence[tuple[str, str]]) -> Any:
+        """Draws of a model's latent sites and data; log densities at them are given those data.
+
+        Args:
+          num_particles: K.
+          arguments: pairs of the name of an observed site and that of the argument of the model
+            that has its data, which the simulated ones replace.
+
+        Returns:
+          The latent sites, as a dictionary; not differentiated.
+        """
+        return self._tape.draw(num_particles, "joint", arguments)[0]
 
 
 class FamilyView(DensityView):

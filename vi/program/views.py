@@ -109,12 +109,17 @@ class FamilySource:
         del index, num_particles
         raise TargetError(self._no_prior)
 
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Not known of a target."""
+        del index, num_particles, arguments
+        raise TargetError(self._no_prior)
+
     @property
     def _no_prior(self) -> str:
         return (
             f"{self.name}: expected a NumPyro model with a guide, whose prior is told apart from "
             "its likelihood; got a target, which is one log density. Use vi.SVI, or an objective "
-            "without log_prior, log_likelihood, kl and by_site."
+            "without log_prior, log_likelihood, kl, by_site, sample_prior and simulate."
         )
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
