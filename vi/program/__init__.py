@@ -38,6 +38,7 @@ from vi.program.estimators import (
 from vi.program.expectation import LinearLogLikelihood, LogDensity, expectation
 from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
+from vi.program.normalize import normalize
 from vi.program.objective import Objective, elbo, objective, scheduled, with_estimator
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "miwae",
     "mmd",
     "momentum_teacher",
+    "normalize",
     "objective",
     "piwae",
     "renyi",

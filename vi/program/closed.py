@@ -42,7 +42,7 @@ def divergence(ours: dict, theirs: dict) -> Array | None:
 
 
 class BySite(NamedTuple):
-    """A functional of the laws of some sites: what `vi.program.tape.FamilyView.by_site` asks for.
+    """A functional of the laws of some sites: what `vi.program.handed.FamilyView.by_site` asks for.
 
     Attributes:
       f: maps the distributions of a site in guide and model to ``(*batch,)``.

@@ -15,6 +15,7 @@ from typing import Literal
 
 from vi.module import module, static
 
+ESTIMATED = "estimated"  # in `infer` of a factor: the density of the guide is only an estimate
 Baseline = Literal["leave_one_out", "none"] | Callable
 
 

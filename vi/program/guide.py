@@ -22,20 +22,10 @@ from vi.program.rules import unwrap
 from vi.program.simulate import Simulated, bind, simulate
 from vi.program.sites import Guard, discover
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
+from vi.program.traced import GuideDraws, is_latent, log_prob, over_rows
 
 stop = jax.lax.stop_gradient
 PRIOR = "/prior"
-
-
-class GuideDraws(dict):
-    """Values of a guide's sites, and the rows of its plates, with a leading axis of particles."""
-
-
-jax.tree_util.register_pytree_node(
-    GuideDraws,
-    lambda z: (tuple(z.values()), tuple(z)),
-    lambda names, values: GuideDraws(zip(names, values, strict=True)),
-)
 
 
 class GuideSource:
@@ -153,7 +143,7 @@ class GuideSource:
                 substitute(handler, data=self.params), jax.random.key(0) if key is None else key
             )
             sites = trace(program).get_trace(*self._args, **self._kwargs)
-            values = {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+            values = {n: s["value"] for n, s in sites.items() if is_latent(s)}
             log_q = {
                 n: log_prob(s, handler.intermediates.get(n))
                 for n, s in sites.items()
@@ -176,7 +166,7 @@ class GuideSource:
             if n in self.structure.random
         }
         if not self._forced:
-            inspect(self.structure, self._log_q, self._log_p, self._like, self.params)
+            inspect(self.structure, self._log_q, self._log_p_given, self._like, self.params)
         site_plates = {name: site.plates for name, site in self.structure.sites.items()}
         term = lambda name, value: Term(name, value, site_plates[name])
         return Draws(
@@ -196,7 +186,7 @@ class GuideSource:
         def row(key: Array) -> dict[str, Array]:
             model = substitute(seed(Guard(self._model), key), data={**self.params, **self._rows})
             sites = trace(model).get_trace(*self._args, **self._kwargs)
-            return {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+            return {n: s["value"] for n, s in sites.items() if is_latent(s)}
 
         return Draws(GuideDraws(stop(jax.vmap(row)(keys))), num_particles)
 
@@ -212,9 +202,10 @@ class GuideSource:
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the model or the guide at ``z``, site by site."""
-        simulated = draws.context if draws and isinstance(draws.context, Simulated) else None
-        if side == "q" and through == "both" and draws and draws.context and not simulated:
-            return draws.context
+        context = draws.context if draws else None
+        simulated = context if isinstance(context, Simulated) else None
+        if side == "q" and through == "both" and isinstance(context, tuple) and not simulated:
+            return context
         if side == "q" and self.structure.restless:
             raise TargetError(
                 f"{self.name}: expected a guide whose density can be evaluated again at its draws, "
@@ -247,7 +238,7 @@ class GuideSource:
             guide = self._trace_q(values, self.params)
             model = self._trace_p(values, self.params) if of_model else {}
             exact = pieces(side, guide, model, self._below)
-            prior = {n: log_prob(s) for n, s in model.items() if _is_latent(s) and n not in exact}
+            prior = {n: log_prob(s) for n, s in model.items() if is_latent(s) and n not in exact}
             return exact, prior
 
         exact, prior = over_rows(program, (0,), draws.rows)(dict(draws.values))
@@ -297,6 +288,12 @@ class GuideSource:
         sites = self._trace_p(values, params, data)
         return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
 
+    def _log_p_given(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        """The model at random sites of the guide alone, whose points (Delta sites) follow."""
+        points = {name for name, site in self.structure.sites.items() if site.fixed}
+        sites = self._trace_q(values, params) if points else {}
+        return self._log_p({**{name: sites[name]["value"] for name in points}, **values}, params)
+
     def _trace_p(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, dict]:
         args, kwargs = self._with(data or {})
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
@@ -304,14 +301,14 @@ class GuideSource:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
             sites = trace(model).get_trace(*args, **kwargs)
-        missing = [n for n, s in sites.items() if _is_latent(s) and n not in values]
+        missing = [n for n, s in sites.items() if is_latent(s) and n not in values]
         if missing:
             raise TargetError(
                 f"objective: expected a guide with a site for each latent site of the model; "
                 f"it has none for {missing}. Add them to the guide."
             )
         self._note("p", sites)
-        self._latent = {n for n, s in sites.items() if _is_latent(s)}
+        self._latent = {n for n, s in sites.items() if is_latent(s)}
         return sites
 
     def _log_q(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, Array]:
@@ -358,7 +355,7 @@ class GuideSource:
         params = stop(self.params)
         direct = {
             side: eval_provenance(lambda program=program, **z: program(z, params), **self._like)
-            for side, program in (("p", self._log_p), ("q", self._log_q))
+            for side, program in (("p", self._log_p_given), ("q", self._log_q))
         }
         above: dict[str, frozenset[str]] = {}
         for name in self.structure.random:  # in the order in which they are drawn
@@ -366,35 +363,3 @@ class GuideSource:
             above[name] = parents.union(*(above.get(p, frozenset()) for p in parents))
         close = lambda found: found.union(*(above.get(p, frozenset()) for p in found))
         return {side: {n: close(f) for n, f in terms.items()} for side, terms in direct.items()}
-
-
-def over_rows(f: Callable, in_axes: tuple[int | None, ...], size: int) -> Callable:
-    """`jax.vmap`; a single row is computed without it, in whatever is then less memory."""
-    if size > 1:
-        return jax.vmap(f, in_axes=in_axes, axis_size=size)
-
-    def one(*args: Any) -> Any:
-        pick = lambda arg, axis: arg if axis is None else jax.tree.map(lambda x: x[0], arg)
-        out = f(*map(pick, args, in_axes))
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-
-    return one
-
-
-def _is_latent(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
-
-
-def log_prob(site: dict, intermediates: Any = None) -> Array:
-    """Log density of a site at its value, ``(*batch,)``, scaled as its plates and handlers say."""
-    fn, value = site["fn"], site["value"]
-    intermediates = intermediates if intermediates is not None else site["intermediates"]
-    try:
-        jnp.broadcast_shapes(jnp.shape(value), tuple(fn.shape()))
-    except ValueError:
-        raise TargetError(
-            f"objective: expected model and guide to agree on the shape of site '{site['name']}'; "
-            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}."
-        ) from None
-    found = fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value)
-    return found if site["scale"] is None else site["scale"] * found
