@@ -348,6 +348,39 @@ def test_gradient_noise_of_a_known_estimator(x64):
     assert "snr" in str(noise)
 
 
+@pytest.mark.parametrize("make", [vi.mean_field, vi.full_rank])
+def test_reference_noise(make, x64):
+    """Squared errors of gradients of a quadratic have the mean given. Twin: 10 % off."""
+    precision = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
+    quadratic = vi.target(lambda x: -0.5 * (x - MEAN) @ precision @ (x - MEAN), jnp.zeros(3))
+    q = make(3, loc=jnp.array([0.2, -0.7, 0.3]), scale=0.6)
+    objective = vi.elbo(num_particles=2, analytic="entropy")
+    one = lambda key: objective(key, q, quadratic)[1]
+    found = quick_jit(jax.vmap(one))(jax.random.split(KEY, 16_000))
+    off = lambda q: q.loc - MEAN
+    minus_elbo = lambda q: (
+        0.5 * (off(q) @ precision @ off(q) + jnp.trace(precision @ q.covariance())) - q.entropy()
+    )
+    errors = jax.tree.map(jnp.subtract, found, jax.grad(minus_elbo)(q))
+    squares = sum(jnp.sum(e.reshape(len(e), -1) ** 2, 1) for e in jax.tree.leaves(errors))
+    reference = vi.reference_noise(q, quadratic, num_particles=2)
+    assert_mean(squares, reference.quadratic)
+    with pytest.raises(AssertionError):
+        assert_mean(squares, 1.1 * reference.quadratic)
+    assert reference.bound > reference.quadratic
+    with pytest.raises(ValueError, match=r"positive='linear'"):
+        vi.reference_noise(make(3, positive="exp"), quadratic)
+
+
+def test_the_bound_on_noise_is_attained(x64):
+    """By a dense scale of one coordinate under a quadratic of one curvature, less the mean."""
+    target = vi.target(lambda x: -0.7 * jnp.sum((x - 1) ** 2), jnp.zeros(1))
+    q = vi.full_rank(1, loc=jnp.array([0.4]), scale=0.6)
+    found = vi.reference_noise(q, target)
+    mean = 1.4**2 * (0.6**2 + 0.6**2)
+    assert np.isclose(found.bound - mean, found.quadratic)
+
+
 def test_enumeration_over_pairs_agrees_with_vimco(x64):
     """VIMCO of three particles, exactly: the mean over all triples of values of two bits."""
     logits = jnp.array([0.3, -0.5])

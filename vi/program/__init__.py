@@ -40,6 +40,7 @@ from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
 from vi.program.normalize import normalize
 from vi.program.objective import Objective, elbo, objective, scheduled, with_estimator
+from vi.program.reference import ReferenceNoise, reference_noise
 
 __all__ = [
     "AcceptReject",
@@ -52,6 +53,7 @@ __all__ = [
     "Objective",
     "Pathwise",
     "Penalised",
+    "ReferenceNoise",
     "Relaxed",
     "Score",
     "StickingTheLanding",
@@ -75,6 +77,7 @@ __all__ = [
     "normalize",
     "objective",
     "piwae",
+    "reference_noise",
     "renyi",
     "reweighted_wake_sleep",
     "scheduled",

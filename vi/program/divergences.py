@@ -94,7 +94,7 @@ def sleep(p: Any, q: Any, *, arguments: dict[str, str], num_particles: int = 1) 
       Unbiased estimate, nats.
 
     References: Hinton, Dayan, Frey and Neal (1995), "The wake-sleep algorithm for unsupervised
-    neural networks"; Bornschein and Bengio (2015), "Reweighted wake-sleep", section 2.3.
+    neural networks"; Bornschein and Bengio (2015), "Reweighted wake-sleep".
 
     Example:
       >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, optax, vi

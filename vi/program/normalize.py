@@ -101,7 +101,7 @@ def normalize(program: Callable, *, proposal: Callable, num_particles: int) -> N
     Complexity: K evaluations of the program; with the choice enumerated, K of the model.
 
     Reference: Lew, Ghavamizadeh, Rinard and Mansinghka (2023), "Probabilistic programming with
-    stochastic probabilities", section 4.
+    stochastic probabilities".
 
     Example:
       >>> import jax, numpyro, numpyro.distributions as dist, optax, vi
