@@ -71,7 +71,7 @@ def test_users_register_integrands(x64):
         lambda p, q, *, f: q.expect(f, 2) + 0.0 * jnp.mean(p.log_density(q.sample(1)))
     )
     sampled = program(f=ExponentialSum()).value(KEY, q, target)
-    vi.expectation.register(vi.Gaussian, ExponentialSum)(
+    vi.register_expectation(vi.Gaussian, ExponentialSum)(
         lambda q, f: jnp.exp(q.loc + 0.5 * q.variance()).sum()
     )
     exact = program(f=ExponentialSum()).value(KEY, q, target)

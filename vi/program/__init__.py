@@ -35,7 +35,7 @@ from vi.program.estimators import (
     Score,
     StickingTheLanding,
 )
-from vi.program.expectation import LinearLogLikelihood, LogDensity, expectation
+from vi.program.expectation import LinearLogLikelihood, LogDensity, register_expectation
 from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
 from vi.program.normalize import normalize
@@ -62,7 +62,6 @@ __all__ = [
     "ciwae",
     "data_emphasised_elbo",
     "elbo",
-    "expectation",
     "f_divergence",
     "forward_kl",
     "functional_elbo",
@@ -78,6 +77,7 @@ __all__ = [
     "objective",
     "piwae",
     "reference_noise",
+    "register_expectation",
     "renyi",
     "reweighted_wake_sleep",
     "scheduled",

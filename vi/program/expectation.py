@@ -15,37 +15,52 @@ from jaxtyping import Array, Float
 from vi.families import Gaussian
 from vi.module import module
 
-
-class Expectation:
-    """Rules for E_q[f] by the types of q and f; see `expectation`."""
-
-    def __init__(self) -> None:
-        self._rules: dict[tuple[type, type], Callable[[Any, Any], Array]] = {}
-
-    def register(self, law: type, integrand: type) -> Callable:
-        """Decorator of a rule ``(q, f) -> E_q[f]``; a class's rule serves its subclasses."""
-
-        def keep(rule: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
-            self._rules[law, integrand] = rule
-            return rule
-
-        return keep
-
-    def has_integrand(self, f: Any) -> bool:
-        """Whether some rule is for integrands of this type."""
-        kinds = type(f).__mro__
-        return any(integrand in kinds for _, integrand in self._rules)
-
-    def __call__(self, law: Any, f: Any) -> Array | None:
-        """E_q[f] in closed form; None if there is no rule."""
-        for kind in type(law).__mro__:
-            for integrand in type(f).__mro__:
-                if (kind, integrand) in self._rules:
-                    return self._rules[kind, integrand](law, f)
-        return None
+_RULES: dict[tuple[type, type], Callable[[Any, Any], Array | None]] = {}
 
 
-expectation = Expectation()
+def register_expectation(law: type, integrand: type) -> Callable:
+    """Decorator that registers a rule for E_q[f] by the types of q and f.
+
+    ``q.expect(f, ...)`` and ``q.exact(f, z)`` in programs look for it. A rule for a class serves
+    its subclasses; one that returns None leaves f to be sampled.
+
+    Args:
+      law: the type of family, such as `vi.Gaussian`.
+      integrand: the type of f, which is called with draws of shape ``(K, D)`` where no rule fits.
+
+    Returns:
+      The decorator of a rule, called as ``rule(q, f)`` and returning shape ``()``.
+
+    Example:
+      >>> import jax.numpy as jnp, vi
+      >>> class Total:
+      ...     def __call__(self, z):
+      ...         return z.sum(-1)
+      >>> @vi.register_expectation(vi.Gaussian, Total)
+      ... def total_of_gaussian(q, f):
+      ...     return q.loc.sum()
+    """
+
+    def keep(rule: Callable[[Any, Any], Array | None]) -> Callable[[Any, Any], Array | None]:
+        _RULES[law, integrand] = rule
+        return rule
+
+    return keep
+
+
+def has_rules(f: Any) -> bool:
+    """Whether some rule is for integrands of this type."""
+    kinds = type(f).__mro__
+    return any(integrand in kinds for _, integrand in _RULES)
+
+
+def expectation(law: Any, f: Any) -> Array | None:
+    """E_q[f] by the rule of the most special types; None if there is none."""
+    for kind in type(law).__mro__:
+        for integrand in type(f).__mro__:
+            if (kind, integrand) in _RULES:
+                return _RULES[kind, integrand](law, f)
+    return None
 
 
 @module
@@ -76,7 +91,7 @@ class LogDensity:
         return self.of.log_prob(z)
 
 
-@expectation.register(Gaussian, LogDensity)
+@register_expectation(Gaussian, LogDensity)
 def _gaussian_cross_entropy(q: Gaussian, f: LogDensity) -> Array | None:
     r""":math:`E_q \log p = \log p(m_q) - \tfrac12 \operatorname{tr}(Σ_p^{-1} Σ_q)`."""
     if not isinstance(f.of, Gaussian):
@@ -110,7 +125,7 @@ class LinearLogLikelihood:
         return jax.scipy.stats.norm.logpdf(self.observations, means, self.scale).sum(-1)
 
 
-@expectation.register(Gaussian, LinearLogLikelihood)
+@register_expectation(Gaussian, LinearLogLikelihood)
 def _linear_log_likelihood(q: Gaussian, f: LinearLogLikelihood) -> Array:
     columns = q.scale.apply(jnp.eye(q.scale.noise_dim, dtype=q.loc.dtype))
     spread = jnp.sum((columns @ f.features.T) ** 2)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.program.expectation import expectation
+from vi.program.expectation import has_rules
 from vi.program.tape import Recording, Replaying, Side, Through
 
 
@@ -95,20 +95,20 @@ class FamilyView(DensityView):
 
         Args:
           f: maps draws, with a leading axis of rows, to one value for each row. An integrand
-            with a rule in `vi.expectation` is not sampled.
+            with a rule in `vi.register_expectation` is not sampled.
           num_particles: number of draws.
 
         Returns:
           Shape ``()``.
         """
         z, weights = self._tape.draw(num_particles, "weighted")
-        return jnp.sum(weights * (self.exact(f, z) if expectation.has_integrand(f) else f(z)))
+        return jnp.sum(weights * (self.exact(f, z) if has_rules(f) else f(z)))
 
     def exact(self, f: Callable[[Any], Array], z: Any) -> Float[Array, " K"]:
-        """E_q[f] in closed form, the same in all rows, if `vi.expectation` has a rule; else f(z).
+        """E_q[f] in closed form, the same in all rows, if there is a rule; else f(z).
 
         Args:
-          f: an integrand of a type that `vi.expectation` knows.
+          f: an integrand of a type that some rule is for (`vi.register_expectation`).
           z: draws of a family.
 
         Returns:

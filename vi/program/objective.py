@@ -253,8 +253,8 @@ def elbo(
       q: view of the family or guide.
       num_particles: draws the expectation is estimated with.
       analytic: take the entropy of q, or its divergence from the prior of a NumPyro model, in
-        closed form, site by site where there is one. It is less noisy far from the posterior;
-        near it, where the parts of the sampled form cancel, it is noisier.
+        closed form, site by site where there is one. At the posterior, where the parts of the
+        sampled form cancel, it is the noisier of the two.
 
     Returns:
       Unbiased estimate, shape ``()``, nats.

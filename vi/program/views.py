@@ -18,7 +18,7 @@ from vi.program.estimators import (
     Score,
     StickingTheLanding,
 )
-from vi.program.expectation import expectation
+from vi.program.expectation import expectation, has_rules
 from vi.program.tape import Draws, ScoreTerm, Term, Through
 
 stop = jax.lax.stop_gradient
@@ -140,7 +140,7 @@ class FamilySource:
         if side == "entropy":
             known = q.entropy() if hasattr(q, "entropy") else None
             other = lambda z: -q.log_prob(z)
-        elif expectation.has_integrand(side):
+        elif has_rules(side):
             known, other = expectation(q, side), side
         else:
             raise TargetError(self._no_prior)
