@@ -165,6 +165,7 @@ VALID = {
 }  # fmt: skip
 THOROUGH = ("elbo", "iwae", "renyi")  # on all sites; the others on these:
 TYPICAL = {"normal", "bernoulli"}
+ONLY_GAMMA = {"accept_reject", "augmented"}
 
 
 def verdict(objective: str, law: str, estimator: str) -> Verdict:
@@ -176,13 +177,15 @@ def verdict(objective: str, law: str, estimator: str) -> Verdict:
     return "biased" if estimator == "relaxed" else "unbiased"
 
 
-def is_run(objective: str, law: str) -> bool:
-    """Whether the test has a row for it."""
-    return objective in THOROUGH or law in TYPICAL
+def is_run(objective: str, law: str, estimator: str) -> bool:
+    """Whether the test has a row for it. The bias of relaxations may be too small to be seen."""
+    if estimator == "relaxed":
+        return objective in THOROUGH
+    return objective in THOROUGH or law in TYPICAL or (law == "gamma" and estimator in ONLY_GAMMA)
 
 
 CELLS: dict[tuple[str, str, str], Verdict] = {
     (o, s, e): verdict(o, s, e)
     for o, s, e in itertools.product(OBJECTIVES, LAWS, ESTIMATORS)
-    if is_run(o, s)
+    if is_run(o, s, e)
 }

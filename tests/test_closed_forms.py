@@ -10,6 +10,7 @@ from numpyro.infer import TraceMeanField_ELBO
 
 import vi
 from tests.gradients import compare, gradients
+from vi.compile import quick_jit
 
 KEY = jax.random.key(0)
 Y = np.array([0.3, 1.2, -0.4])
@@ -31,7 +32,9 @@ def bayesian_regression(p, q, *, likelihood, prior):
     return q.expect(likelihood, 1) + q.expect(closed, 1)
 
 
-@pytest.mark.parametrize("make", [vi.mean_field, vi.full_rank])
+@pytest.mark.parametrize(
+    "make", [pytest.param(vi.mean_field, marks=pytest.mark.slow), vi.full_rank]
+)
 def test_regression_in_closed_form(make, x64):
     """ELBO = log evidence - KL, for any Gaussian q, with no noise."""
     rng = np.random.default_rng(0)
@@ -43,7 +46,7 @@ def test_regression_in_closed_form(make, x64):
         likelihood=vi.LinearLogLikelihood(jnp.asarray(x), jnp.asarray(y), jnp.array(s)), prior=prior
     )
     target = vi.target(lambda z: 0.0 * z.sum(), jnp.zeros(2))
-    loss, grads = objective(KEY, q, target)
+    loss, grads = quick_jit(objective)(KEY, q, target)
     precision = x.T @ x / s**2 + np.eye(2) / t**2
     mean = np.linalg.solve(precision, x.T @ y / s**2)
     evidence = dist.MultivariateNormal(jnp.zeros(6), s**2 * jnp.eye(6) + t**2 * x @ x.T).log_prob(y)
@@ -120,7 +123,11 @@ SCORED = {"mu": vi.Score(), "z": vi.Pathwise()}
 
 @pytest.mark.parametrize(
     ("analytic", "size", "estimator"),
-    [("kl", 2, None), ("entropy", None, SCORED), ("kl", None, SCORED)],
+    [
+        ("kl", 2, SCORED),
+        pytest.param("entropy", None, SCORED, marks=pytest.mark.slow),
+        pytest.param("kl", 2, None, marks=pytest.mark.slow),
+    ],
 )
 def test_guides(analytic, size, estimator, x64):
     """False alarms 1e-6 each; a bias of 0.08 standard deviations is detected."""
@@ -131,11 +138,11 @@ def test_guides(analytic, size, estimator, x64):
 def test_twin_with_a_divergence_of_the_wrong_sign_fails(x64):
     wrong = vi.objective(lambda p, q: q.expect(lambda z: p.log_likelihood(z) + q.kl(z), 2))
     with pytest.raises(AssertionError):
-        compare(gradients(wrong(), at(), model, guide), exact, at())
+        compare(gradients(wrong(), at(), model, guide, num=256), exact, at())
 
 
 def test_agrees_with_numpyros_mean_field_elbo(x64):
-    """Two normal sites of which one has a closed form; the other, a log-normal, is sampled."""
+    """A normal site with a closed form, and a pair of gamma and log-normal that is sampled."""
 
     def p():
         x = numpyro.sample("x", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
@@ -148,19 +155,9 @@ def test_agrees_with_numpyros_mean_field_elbo(x64):
         numpyro.sample("u", dist.Gamma(2.0, 3.0))
 
     params = {"m": jnp.array([0.3, -0.2])}
-    mean = lambda loss: loss.loss(KEY, params, p, q)
+    mean = lambda loss: quick_jit(lambda key: loss.loss(key, params, p, q))(KEY)
     ours, theirs = mean(vi.elbo(num_particles=4000, analytic="kl")), mean(TraceMeanField_ELBO(4000))
     assert abs(ours - theirs) < 0.2
-    divergences = []
-
-    @vi.objective
-    def spy(p, q):
-        z = q.sample(3)
-        divergences.append(q.kl(z) + p.log_prior(z))
-        return 0.0 * jnp.sum(p.log_density(z))
-
-    spy().loss(KEY, params, p, q)
-    assert np.std(divergences[0]) > 0  # u is sampled, x is not
 
 
 def test_what_the_model_draws_from_later_sites_is_sampled(x64):

@@ -348,7 +348,9 @@ def test_gradient_noise_of_a_known_estimator(x64):
     assert "snr" in str(noise)
 
 
-@pytest.mark.parametrize("make", [vi.mean_field, vi.full_rank])
+@pytest.mark.parametrize(
+    "make", [pytest.param(vi.mean_field, marks=pytest.mark.slow), vi.full_rank]
+)
 def test_reference_noise(make, x64):
     """Squared errors of gradients of a quadratic have the mean given. Twin: 10 % off."""
     precision = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])

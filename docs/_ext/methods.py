@@ -126,7 +126,7 @@ class Matrix(SphinxDirective):
 
 def _cell(cells: dict[tuple[str, str, str], str], objective: str, estimator: str) -> str:
     """The sites with a gradient, those without bias first; or that there are none."""
-    parts = []
+    parts, tested = [], any((o, e) == (objective, estimator) for o, _, e in cells)
     for verdict, mark in (("unbiased", ""), ("biased", "**biased**: ")):
         sites = [
             site
@@ -135,7 +135,7 @@ def _cell(cells: dict[tuple[str, str, str], str], objective: str, estimator: str
         ]
         if sites:
             parts.append(mark + ", ".join(sites))
-    return "; ".join(parts) or "*error*"
+    return "; ".join(parts) or ("*error*" if tested else "not tested")
 
 
 def _estimator(how: Any) -> str:
