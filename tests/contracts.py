@@ -68,10 +68,17 @@ class Estimator(NamedTuple):
 ESTIMATORS: dict[str, Estimator] = {
     "elbo_pathwise": Estimator(lambda: vi.elbo(num_particles=4), differentiable=True),
     "elbo_pathwise_mixture": Estimator(lambda: vi.elbo(num_particles=4), "mixture", True),
+    "elbo_entropy": Estimator(
+        lambda: vi.elbo(num_particles=4, analytic="entropy"), differentiable=True
+    ),
     "elbo_sticking_the_landing": Estimator(
         lambda: vi.elbo(num_particles=4, estimator=vi.StickingTheLanding())
     ),
     "elbo_score": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.Score())),
+    "elbo_running_score": Estimator(
+        lambda: vi.elbo(estimator=vi.RunningScore(total=jnp.array(-2.0), weight=jnp.array(1.0)))
+    ),
+    "elbo_path_gradient": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.PathGradient())),
     "iwae_pathwise": Estimator(lambda: vi.iwae(num_particles=4), differentiable=True),
     "iwae_doubly": Estimator(
         lambda: vi.iwae(num_particles=4, estimator=vi.DoublyReparameterized())

@@ -66,7 +66,7 @@ def test_elbo_and_evidence_against_closed_forms(x64):
     assert abs(found.elbo - (log_z - kl)) < 5 * found.elbo_sem
     assert abs(found.log_evidence - log_z) < 0.01
     assert found.bad == 0
-    assert found.num_draws == 32768
+    assert found.num_draws == 16384
 
 
 def test_impossible_draws_are_seen(x64):
@@ -121,6 +121,7 @@ def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=
         (found(bad=0.01), Status.CONVERGED, "poor"),
         (found(mean_shift=0.3), Status.CONVERGED, "fair"),
         (found(sd_shift=0.6), Status.CONVERGED, "poor"),
+        (found(efficiency=0.01), Status.CONVERGED, "poor"),
         (found(missed=0.3), Status.CONVERGED, "poor"),
         (found(missed=0.02), Status.CONVERGED, "fair"),
         (found(), Status.NONFINITE, "failed"),

@@ -55,15 +55,16 @@ def host_words(key: Array) -> list[int]:
     return [int(word) for word in np.asarray(key).reshape(-1)]
 
 
-def host_generator(key: Array, *stream: int) -> np.random.Generator:
+def host_generator(key: Array | list[int], *stream: int) -> np.random.Generator:
     """A NumPy generator seeded by a key: for the few draws made on the host, at no compilation.
 
     Args:
-      key: a typed or legacy key.
+      key: a typed or legacy key, or its `host_words`, which are dear to read many times.
       *stream: integers that tell one use of the key from another.
 
     Returns:
       The generator; the same for the same arguments.
     """
-    seed = np.random.SeedSequence([*host_words(key), *stream])
+    words = key if isinstance(key, list) else host_words(key)
+    seed = np.random.SeedSequence([*words, *stream])
     return np.random.Generator(np.random.Philox(seed))

@@ -43,6 +43,7 @@ class StochasticState(NamedTuple):
     gradients: int
     decays: int  # of the learning rate so far
     since: int  # chunks before the last of them
+    running: dict  # states of the objective's estimators, by site
 
 
 class StochasticRun:
@@ -73,6 +74,13 @@ class StochasticRun:
           decays: how often the test lowers the learning rate before it ends the run; the
             optimizer must then be an `optax.inject_hyperparams` with a ``learning_rate``.
         """
+        if num_steps is None and isinstance(estimator, Objective) and estimator.schedules:
+            names = [name for name, _ in estimator.schedules]
+            raise ValueError(
+                f"vi.fit: expected num_steps with the scheduled options {names} of the objective, "
+                "whose values are not comparable from step to step, so that nothing can tell when "
+                "to stop. Give num_steps."
+            )
         self.target, self.q, self.key = target, q, key
         self.estimator = estimator
         self.optimizer = polynomial_average(optimizer)
@@ -88,19 +96,20 @@ class StochasticRun:
         running = np.int32(Status.RUNNING)
         state = self.init(self.q)
         nothing = np.zeros(0), np.zeros(0, int)
-        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0)
+        states = self.estimator.running if isinstance(self.estimator, Objective) else {}
+        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0, states)
 
     def advance(self, state: StochasticState) -> StochasticState:
         """Take up to `CHUNK` steps."""
         before = int(state.step)
         arrays, losses = self.chunk(
             fast_key(self.key),
-            (state.step, state.q, state.optimizer, state.skips, state.status),
+            (state.step, state.q, state.optimizer, state.skips, state.status, state.running),
             self.target,
             self.estimator,
             np.int32(self.num_steps),
         )
-        step, q, optimizer, skips, status = arrays
+        step, q, optimizer, skips, status, running = arrays
         taken = int(step) - before
         losses = np.asarray(losses, float)[:taken]
         kept = losses[np.isfinite(losses)]
@@ -115,6 +124,7 @@ class StochasticRun:
             gradients=state.gradients + taken * self.gradients_per_step,
             decays=state.decays,
             since=state.since,
+            running=running,
         )
         if state.status == Status.STALLED and not self._could_move(state):
             return state._replace(status=np.int32(Status.CONVERGED))
@@ -170,7 +180,7 @@ class StochasticRun:
     def _program(self) -> str:
         """A digest of model, family, objective, estimator and optimizer: of a chunk of steps."""
         state = self.initial()
-        arrays = (state.step, state.q, state.optimizer, state.skips, state.status)
+        arrays = (state.step, state.q, state.optimizer, state.skips, state.status, state.running)
         chunk = functools.partial(_chunk, self.optimizer)
         steps = np.int32(self.num_steps)
         return program_digest(chunk, fast_key(self.key), arrays, self.target, self.estimator, steps)
@@ -262,16 +272,18 @@ def _chunk(
     num_steps: Array,
 ) -> tuple[tuple, Array]:
     def step(state: tuple) -> tuple[tuple, Array]:
-        count, q, opt_state, skips, status = state
+        count, q, opt_state, skips, status, running = state
         step_key = jax.random.fold_in(key, count)
-        loss, grads = estimator(step_key, q, target)
+        now = estimator.at(count) if isinstance(estimator, Objective) else estimator
+        now = now.with_running(running) if running else now
+        loss, grads = now(step_key, q, target)
         updates, new_opt_state = optimizer.update(
             grads,
             opt_state,
             q,
             value=loss,
             grad=grads,
-            value_fn=_oracle(step_key, estimator, target).restrict(q),
+            value_fn=_oracle(step_key, now, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
         after: Any = new_opt_state
@@ -284,10 +296,13 @@ def _chunk(
         skips = jnp.where(good & ~still, 0, skips + 1)
         why = jnp.where(good, Status.STALLED, Status.NONFINITE).astype(jnp.int32)
         status = jnp.where(skips > MAX_SKIPS, why, status)
-        return (count + 1, q, opt_state, skips, status), loss
+        if running:
+            seen = now.update(-loss).running
+            running = jax.tree.map(lambda new, old: jnp.where(good, new, old), seen, running)
+        return (count + 1, q, opt_state, skips, status, running), loss
 
     def guarded(state: tuple, _: None) -> tuple[tuple, Array]:
-        on = (state[0] < num_steps) & (state[-1] == Status.RUNNING)
+        on = (state[0] < num_steps) & (state[4] == Status.RUNNING)
         nothing = jnp.asarray(jnp.nan, target.layout.dtype)
         return jax.lax.cond(on, step, lambda state: (state, nothing), state)
 

@@ -115,13 +115,11 @@ class MixtureSolver:
 
     def _advance(self, state: MixtureState) -> MixtureState:
         k, dim = self.start.num_components, self.target.dim
-        normal = host_generator(self.key, 4, k, state.chunk).normal(size=(CHUNK, k, dim, dim))
-        rotations = np.stack([[directions_of(m) for m in row] for row in normal])
+        generator, dtype = host_generator(self.key, 4, k, state.chunk), self.target.layout.dtype
+        rotations = directions_of(generator.normal(size=(CHUNK, k, dim, dim)).astype(dtype))
         averaging = np.full(k, state.chunk >= CHUNKS)
         components = state.components._replace(averaging=averaging)
-        logits, components, elbos = _run_chunk(
-            rotations.astype(self.target.layout.dtype), state.logits, components, self.target
-        )
+        logits, components, elbos = _run_chunk(rotations, state.logits, components, self.target)
         elbos = np.asarray(elbos, float)
         kept = elbos[np.isfinite(elbos)]
         chunk = state.chunk + 1

@@ -27,7 +27,7 @@ from vi.gaussian.starts import STARTS, enough
 from vi.gaussian.stopping import Window, finished, step_tolerance
 from vi.gaussian.whitening import scale_of
 from vi.provenance import data_digest, key_words, model_digest
-from vi.random import host_generator
+from vi.random import host_generator, host_words
 from vi.status import Status
 from vi.targets import Target
 from vi.threads import blas_threads
@@ -109,7 +109,7 @@ class Solver:
           init: where to start first, shape ``(D,)``; random if not given.
         """
         self.target = target
-        self.key = key
+        self.key, self.words = key, host_words(key)
         self.structure, self.groups = structure, groups
         self.dtype = np.dtype(target.layout.dtype)
         dim = target.dim
@@ -174,9 +174,14 @@ class Solver:
         """Directions of a chunk's first rotations, numbered from the last of ``stream`` on."""
         *head, first = stream
         shape = (self.target.dim, self.num_directions)
+        normal = np.stack(
+            [
+                host_generator(self.words, *head, first + i).standard_normal(shape, self.dtype)
+                for i in range(count)
+            ]
+        )
         drawn = np.zeros((CHUNK, *shape[::-1]), self.dtype)
-        for i in range(count):
-            drawn[i] = directions_of(host_generator(self.key, *head, first + i).normal(size=shape))
+        drawn[:count] = directions_of(normal)
         return drawn
 
     def info(self, state: SolveState) -> dict[str, Any]:

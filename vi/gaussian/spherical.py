@@ -48,13 +48,14 @@ class Estimate(NamedTuple):
 
 
 def directions_of(normal: Any) -> Any:
-    """Orthonormal rows, uniformly distributed, from a ``(D, R)`` matrix of unit normals.
+    """Orthonormal rows, uniformly distributed, from ``(..., D, R)`` matrices of unit normals.
 
     Works on NumPy and JAX arrays alike: drawing rotations on the host costs no compilation.
     """
-    linalg = np.linalg if isinstance(normal, np.ndarray) else jnp.linalg
-    q, r = linalg.qr(normal)
-    return (q * (1 - 2.0 * (r.diagonal() < 0))).T
+    xp = np if isinstance(normal, np.ndarray) else jnp
+    q, r = xp.linalg.qr(normal)
+    flip = xp.diagonal(r, axis1=-2, axis2=-1) < 0
+    return xp.swapaxes(xp.where(flip[..., None, :], -q, q), -2, -1)
 
 
 def estimate(

@@ -34,7 +34,8 @@ def enough(number: int, agreed: int, effort: float) -> bool:
     """Whether to search from no further start.
 
     Where all have ended in one place two are enough, if they were dear. Where some have not, the
-    best must have been found three times, at twice the price. A cheap target gets all `STARTS`.
+    best must have been found three times, at twice the price. A cheap target gets all of
+    `STARTS`.
 
     Args:
       number: starts so far.

@@ -1,7 +1,6 @@
 """How good an approximation is, from fresh draws that the fit has not seen."""
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +12,12 @@ from vi.posterior.psis import Psis, psis
 from vi.random import fast_key
 from vi.targets import Target
 
-_BLOCK = 256  # draws evaluated at once
-_OPERATIONS = 3.6e8  # spent on the log densities of the draws, unless told otherwise
-_FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 4
+_AT_ONCE = 256  # draws evaluated at once
+_BLOCK = 1024  # draws made by one call of the compiled function, whatever their number
+_OPERATIONS = 2.4e8  # spent on the log densities of the draws, unless told otherwise
+_FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 2
+_ENDLESS = 1e100  # draws of an improper posterior; their squares overflow
+_FROM_EACH = 2048  # draws of each optimum, to weigh them against each other
 
 
 class Diagnostics(NamedTuple):
@@ -37,17 +39,28 @@ class Diagnostics(NamedTuple):
     missed: float = 0.0  # share of the mass found that lies where q has none
 
 
-@partial(quick_jit, static_argnames=("num_draws",))
-def _draw_and_weigh(
-    key: Array, q: Any, target: Target, batch: Array, num_draws: int
-) -> tuple[Array, Array, Array]:
-    key = jax.random.fold_in(fast_key(key), batch)
-    z, log_q = q.sample_and_log_prob(key, num_draws)
-    return z, jax.lax.map(target.log_density, z, batch_size=_BLOCK), log_q
+@quick_jit
+def _draw_and_weigh(key: Array, q: Any, target: Target, block: Array) -> tuple[Array, Array, Array]:
+    key = jax.random.fold_in(fast_key(key), block)
+    z, log_q = q.sample_and_log_prob(key, _BLOCK)
+    return z, jax.lax.map(target.log_density, z, batch_size=_AT_ONCE), log_q
+
+
+def _weighed_draws(
+    key: Array, q: Any, target: Target, number: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws of batch ``number``, their log densities under the target, and those under q."""
+    blocks = math.ceil(size / _BLOCK)
+    parts = [
+        _draw_and_weigh(key, q, target, np.int32(number * blocks + block))
+        for block in range(blocks)
+    ]
+    z, log_p, log_q = (np.concatenate(part)[:size] for part in zip(*parts, strict=True))
+    return z, log_p, log_q
 
 
 def default_draws(target: Target) -> tuple[int, int]:
-    """Draws in a batch, a multiple of 1024 from 2048 to 8192, and batches, up to four.
+    """Draws in a batch, a multiple of 1024 from 2048 to 8192, and batches, one or two.
 
     As many as are worth their cost. k-hat rises with the draws in a batch as the tail comes into
     sight, so batches are as large as can be; its noise falls with their number.
@@ -73,8 +86,8 @@ def diagnose(
       key: a key; use one that the fit has not used.
       q: a family.
       target: the target.
-      num_draws: S in a batch, rounded up to a multiple of 256.
-      batches: number of batches; by default both are what costs about 4e8 operations.
+      num_draws: S, in one batch.
+      batches: number of batches; by default both are what costs about 2e8 operations.
 
     Returns:
       The diagnostics. The ELBO is -inf if any draw has density zero under the target.
@@ -84,12 +97,9 @@ def diagnose(
     """
     size, count = default_draws(target)
     if num_draws is not None:
-        size, count = _BLOCK * math.ceil(num_draws / _BLOCK), 1
+        size, count = num_draws, 1
     count = batches or count
-    batch = [
-        tuple(map(np.asarray, _draw_and_weigh(key, q, target, np.int32(number), size)))
-        for number in range(count)
-    ]
+    batch = [_weighed_draws(key, q, target, number, size) for number in range(count)]
     ratios = [log_p.astype(float) - log_q.astype(float) for _, log_p, log_q in batch]
     tails = [psis(ratio) for ratio in ratios]
     evidences = [_log_evidence(*pair) for pair in zip(ratios, tails, strict=True)]
@@ -117,6 +127,8 @@ def diagnose(
 
 def _shifts(draws: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """How far weights move the mean and the standard deviation of any coordinate."""
+    if not float(np.abs(draws).max()) < _ENDLESS:
+        return math.inf, math.inf
     mean, sd = draws.mean(0), draws.std(0)
     sd = np.where(sd > 0, sd, 1.0)
     x = (draws - mean) / sd
@@ -160,17 +172,17 @@ def missed_mass(
       The shares, shape ``(K,)``, between 0 and 1.
 
     Complexity:
-      K S log densities.
+      2048 K log densities.
     """
-    size = len(found.draws)
-    seen = [
-        tuple(map(np.asarray, _draw_and_weigh(key, other, target, np.int32(k), size)))
-        for k, other in enumerate(others)
-    ]
-    z = np.concatenate([found.draws, *(draws for draws, _, _ in seen)])
-    log_p = np.concatenate([found.log_p, *(p for _, p, _ in seen)]).astype(float)
-    log_q = np.asarray(_log_prob(q, z), float)
-    each = np.stack([np.asarray(_log_prob(other, z), float) for other in others])
+    size = min(len(found.draws), _FROM_EACH)
+    seen = [_weighed_draws(key, other, target, k, size) for k, other in enumerate(others)]
+    draws = [found.draws[:size], *(z for z, _, _ in seen)]
+    log_p = np.concatenate([found.log_p[:size], *(p for _, p, _ in seen)]).astype(float)
+    log_q, *each = (
+        np.concatenate([_log_prob(family, z) for z in draws]).astype(float)
+        for family in (q, *others)
+    )
+    each = np.stack(each)
     ratios = log_p - np.logaddexp(log_q, np.logaddexp.reduce(each, axis=0))
     ratios = np.where(np.isfinite(ratios), ratios, -np.inf)
     if not np.isfinite(ratios).any():
@@ -191,6 +203,8 @@ def misfit(found: Diagnostics, q: Any) -> np.ndarray:
     if use.sum() < 10 or np.std(ratios[use]) == 0:
         return np.zeros(found.draws.shape[1])
     scale = np.sqrt(np.asarray(q.variance(), float))
+    if not float(np.abs(found.draws).max()) < _ENDLESS:
+        return (scale > _ENDLESS**0.5).astype(float)
     x = (found.draws[use] - np.asarray(q.loc, float)) / np.where(scale > 0, scale, 1.0)
     r = (ratios[use] - ratios[use].mean()) / ratios[use].std()
     out = np.zeros(x.shape[1])
