@@ -1,6 +1,7 @@
 """The options of `vi.fit`, checked before anything is traced."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -11,26 +12,13 @@ from vi.blocks import Groups
 from vi.errors import TargetError
 from vi.families.scale import Positive
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
-from vi.program import (
-    DoublyReparameterized,
-    Objective,
-    Pathwise,
-    Score,
-    StickingTheLanding,
-)
+from vi.program import Objective
+from vi.program.estimators import SiteEstimator
 from vi.targets import Layout
 from vi.upstairs import FlowName
 
 FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", FlowName, "auto"]
-Estimator = (
-    Pathwise
-    | StickingTheLanding
-    | DoublyReparameterized
-    | Score
-    | BonnetPrice
-    | SphericalRadial
-    | Stein
-)
+Estimator = SiteEstimator | BonnetPrice | SphericalRadial | Stein
 OnFailure = Literal["warn", "raise", "return"]
 
 
@@ -92,7 +80,7 @@ class FitOptions:
 
     def _check_kinds(self) -> None:
         """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
-        if any(kind.__name__ == "AutoGuide" for kind in type(self.family).__mro__):
+        if any(kind.__name__ == "AutoGuide" for kind in inspect.getmro(type(self.family))):
             raise TypeError(
                 f"vi.fit: expected a family; got the guide {type(self.family).__name__}. Guides go "
                 "to vi.SVI(model, guide, optimizer, objective); vi.fit takes family='mean_field', "
