@@ -192,9 +192,6 @@ class Transformation(NamedTuple):
     starts: tuple[str, ...] = ()  # floats that only say where to begin
 
 
-KEY = jax.random.key(7)
-
-
 def _distance(factory: Callable, ratio: float) -> Transformation:
     return Transformation(
         factory, {"initial_distance": 1e-4}, ratio=ratio, starts=("initial_distance",)
@@ -206,7 +203,7 @@ def _riemannian(make: Callable, learning_rate: float) -> Transformation:
 
 
 def _psgd(group: str, criterion: str) -> Transformation:
-    options = {"key": KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
+    options = {"key": _KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
     return Transformation(optim.psgd, options, 150, 1e-2)
 
 
@@ -266,7 +263,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
             "smoothness": 1.0,
             "adaptive": False,
             "curvature": "fresh",
-            "key": KEY,
+            "key": _KEY,
         },
         *(40, 1e-6),
     ),
@@ -288,7 +285,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     ),
     "fosi": Transformation(
         optim.fosi,
-        {"key": KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
+        {"key": _KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
         *(80, 1e-2),
     ),
     "mfac": Transformation(
@@ -310,9 +307,9 @@ TRANSFORMATIONS: dict[str, Transformation] = {
         {"rule": "universal", "smoothness": 1.0},
         *(20, 1e-6, ("smoothness",)),
     ),
-    "oasis": Transformation(optim.oasis, {"key": KEY, "floor": 0.1}, 80, 1e-2),
+    "oasis": Transformation(optim.oasis, {"key": _KEY, "floor": 0.1}, 80, 1e-2),
     "oasis_fixed": Transformation(
-        optim.oasis, {"key": KEY, "learning_rate": 0.2, "max_change": 1}, 80, 1e-2
+        optim.oasis, {"key": _KEY, "learning_rate": 0.2, "max_change": 1}, 80, 1e-2
     ),
 }
 

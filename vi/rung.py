@@ -51,8 +51,8 @@ def fit_family(
     solver, solved = _search_of(run, state)
     if solver is not None:
         notes = [*notes, _searched(solved)]
-    if hasattr(run, "notes"):
-        notes = [*notes, *run.notes(state)]
+    noted = getattr(run, "notes", None)
+    notes = [*notes, *(noted(state) if noted else [])]
     if isinstance(solver, Solver):
         _check_started(solver, solved, status)
         others = other_modes(solved)
