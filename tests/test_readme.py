@@ -50,10 +50,8 @@ def test_the_files(page):
 
 def test_the_ladder_is_needed_and_helps(page):
     """As the text says: the Gaussian is poor, and the mixtures are not."""
-    first, *_, last = page["richer"].rungs
-    assert first["grade"] == "poor"
-    assert last["khat"] < 0.7 < first["khat"]
-    assert page["richer"].verdict.grade != "poor"
+    assert page["richer"].rungs[0]["grade"] == "poor"
+    assert page["richer"].verdict.grade == "good"
 
 
 def test_the_objective(page):
