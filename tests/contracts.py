@@ -72,6 +72,10 @@ ESTIMATORS: dict[str, Estimator] = {
         lambda: vi.elbo(num_particles=4, estimator=vi.StickingTheLanding())
     ),
     "elbo_score": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.Score())),
+    "elbo_running_score": Estimator(
+        lambda: vi.elbo(estimator=vi.RunningScore(total=jnp.array(-2.0), weight=jnp.array(1.0)))
+    ),
+    "elbo_path_gradient": Estimator(lambda: vi.elbo(num_particles=4, estimator=vi.PathGradient())),
     "iwae_pathwise": Estimator(lambda: vi.iwae(num_particles=4), differentiable=True),
     "iwae_doubly": Estimator(
         lambda: vi.iwae(num_particles=4, estimator=vi.DoublyReparameterized())

@@ -15,11 +15,14 @@ ESTIMATORS = {
     "doubly": vi.DoublyReparameterized(),
     "score": vi.Score(),
     "score_none": vi.Score(baseline="none"),
-    "score_given": vi.Score(baseline=lambda law: jnp.array(-1.3)),
+    "score_given": vi.Score(baseline=lambda *args: jnp.array(-1.3)),
     "enumerate": vi.Enumerate(),
     "measure": vi.MeasureValued(),
     "accept_reject": vi.AcceptReject(),
     "augmented": vi.AcceptReject(augment=3),
+    "path_gradient": vi.PathGradient(),
+    "running": vi.RunningScore(total=jnp.array(-1.3), weight=jnp.array(1.0)),
+    "implicit": vi.Implicit(),
 }
 
 
@@ -29,6 +32,11 @@ def gradients(objective, params, model, guide, *args, num=NUM):
 
     keys = jax.random.split(jax.random.key(1), num)
     return jax.tree.map(np.asarray, quick_jit(jax.vmap(one))(keys))
+
+
+def attempt(objective, at, *pair):
+    """Trace the loss, no more: what is refused is refused there."""
+    return jax.eval_shape(lambda p: objective.loss(jax.random.key(0), p, *pair), at)
 
 
 def compare(found, exact, params):

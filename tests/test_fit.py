@@ -9,6 +9,8 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from numpyro.infer import Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
 
 import vi
 from tests import models
@@ -146,12 +148,52 @@ def test_impossible_options_are_refused(options, says):
         vi.fit(models.logistic, *models.logistic_data(), key=jax.random.key(0), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"objective": vi.elbo}, r"called with its options"),
+        ({"objective": Trace_ELBO()}, "losses of NumPyro are for"),
+        ({"family": AutoNormal(models.logistic)}, "Guides go to vi.SVI"),
+        ({"optimizer": numpyro.optim.Adam(0.1)}, "optax transformation as optimizer"),
+        ({"familly": "full_rank"}, "vi.fit: .*Did you mean family"),
+    ],
+)
+def test_what_belongs_elsewhere_is_sent_there(options, says):
+    with pytest.raises(TypeError, match=says):
+        vi.fit(models.logistic, *models.logistic_data(), key=jax.random.key(0), **options)
+
+
+def test_a_prior_and_an_improper_posterior_are_told(x64):
+    """Mistakes in a model, seen in what is fitted: the verdict names them."""
+
+    def prior():
+        numpyro.sample("x", dist.Normal(0, 1))
+
+    def flat(y):
+        numpyro.sample("slope", dist.ImproperUniform(dist.constraints.real, (), ()))
+        mean = numpyro.sample("mean", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mean, 1), obs=y)
+
+    assert "No site of the model is observed" in vi.fit(prior, key=jax.random.key(0)).verdict.text
+    found = vi.fit(flat, np.ones(3), key=jax.random.key(0), on_failure="return").verdict
+    assert "Along slope the fit has a standard deviation" in found.text
+    assert "is observed" not in found.text
+    assert found.grade != "good"
+
+
 def test_not_a_key():
     with pytest.raises(TypeError, match=r"jax\.random\.key"):
         vi.fit(models.logistic, *models.logistic_data(), key=0)
 
 
 # ---- when things go wrong ----------------------------------------------------------------------
+
+
+def test_nan_in_a_covariate_names_the_argument():
+    X, y = models.regression_data()
+    X[3, 1] = np.nan
+    with pytest.raises(vi.NonFiniteTargetError, match=r"argument number 0 .*at index \(3, 1\)"):
+        vi.fit(models.regression, X, y, key=jax.random.key(0))
 
 
 def test_nan_in_the_data_names_site_and_observation():

@@ -15,7 +15,7 @@ from numpyro.contrib.control_flow import cond, scan
 from scipy import special
 
 import vi
-from tests.gradients import ESTIMATORS, compare, gradients
+from tests.gradients import ESTIMATORS, attempt, compare, gradients
 from tests.stats import assert_mean
 
 # ---- plates, minibatches, and several sites ----------------------------------------------------
@@ -61,6 +61,7 @@ MIXED = {
     "score": vi.Score(),
     "enumerate_under_score": {"mu": vi.Score(), "z": vi.Enumerate()},
     "measure_above_enumerate": {"mu": vi.MeasureValued(), "z": vi.Enumerate()},
+    "running": vi.RunningScore(total=jnp.array(-9.0), weight=jnp.array(1.0)),
     "sticking_with_measure": {"*": vi.StickingTheLanding(), "z": vi.MeasureValued()},
 }
 
@@ -165,9 +166,7 @@ def test_discrete_sites_inside_scan(x64):
     compare(gradients(objective, two(), chain_model, chain_guide), chain_exact, two())
     for estimator in (vi.Pathwise(), vi.Enumerate(), vi.MeasureValued()):
         with pytest.raises(vi.TargetError, match=r"'z'.*Score"):
-            vi.elbo(num_particles=2, estimator=estimator).loss(
-                jax.random.key(0), two(), chain_model, chain_guide
-            )
+            attempt(vi.elbo(num_particles=2, estimator=estimator), two(), chain_model, chain_guide)
 
 
 def branch_model():
@@ -193,7 +192,7 @@ def test_branches_of_cond(x64):
     objective = vi.elbo(num_particles=2, estimator={"x": vi.Score()})
     compare(gradients(objective, two(), branch_model, branch_guide), branch_exact, two())
     with pytest.raises(vi.TargetError, match=r"miss the jump.*Score"):
-        vi.elbo().loss(jax.random.key(0), two(), branch_model, branch_guide)
+        attempt(vi.elbo(), two(), branch_model, branch_guide)
 
 
 # ---- what cannot be right is refused -----------------------------------------------------------
@@ -225,7 +224,7 @@ def test_sites_inside_jax_transformations_are_refused(kind):
     plain = lambda: numpyro.sample("x", dist.Normal(0.0, 1.0))
     for pair in ((plain, inside(kind)), (inside(kind), plain)):
         with pytest.raises(vi.TargetError, match="'x' is inside jax"):
-            vi.elbo().loss(jax.random.key(0), two(), *pair)
+            attempt(vi.elbo(), two(), *pair)
 
 
 def test_moving_supports_are_refused_under_score():
@@ -234,14 +233,11 @@ def test_moving_supports_are_refused_under_score():
 
     plain = lambda: numpyro.sample("x", dist.Normal(0.0, 1.0))
     with pytest.raises(vi.TargetError, match=r"support that does not move.*'x' \(Uniform\)"):
-        vi.elbo(num_particles=2, estimator=vi.Score()).loss(
-            jax.random.key(0), two(), plain, uniform
-        )
+        attempt(vi.elbo(num_particles=2, estimator=vi.Score()), two(), plain, uniform)
 
 
 def test_other_invalid_pairs():
-    key = jax.random.key(0)
-    run = lambda objective, size=2: objective.loss(key, rows_params(), rows_model, rows_guide, size)
+    run = lambda objective, size=2: attempt(objective, rows_params(), rows_model, rows_guide, size)
     reparameterised = {"mu": vi.Pathwise(), "z": vi.Score()}
     with pytest.raises(vi.TargetError, match="takes a subset of its rows"):
         run(vi.iwae(num_particles=2, estimator=reparameterised))
@@ -263,6 +259,21 @@ def test_other_invalid_pairs():
         run(moved())
 
 
+def test_particles_along_a_plate_are_refused():
+    """Broadcast against the model's one site, five would count as five data."""
+
+    def one():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    def five():
+        with numpyro.plate("particles", 5):
+            numpyro.sample("x", dist.Normal(numpyro.param("a", 0.2), 1.0))
+
+    for estimator in (vi.Pathwise(), vi.Score()):
+        with pytest.raises(vi.TargetError, match=r"'x'; the model has \(\), .* num_particles"):
+            attempt(vi.elbo(num_particles=2, estimator=estimator), two(), one, five)
+
+
 def test_rows_that_meet_again_are_not_enumerated_in_parallel():
     def joint():
         with numpyro.plate("rows", 3):
@@ -276,7 +287,7 @@ def test_rows_that_meet_again_are_not_enumerated_in_parallel():
     at = {"p": jnp.array([0.4, 0.3, 0.6])}
     for estimator in (vi.Enumerate(), vi.MeasureValued()):
         with pytest.raises(vi.TargetError, match=r"site 'total' is not.*Score"):
-            vi.elbo(num_particles=2, estimator=estimator).loss(jax.random.key(0), at, joint, guide)
+            attempt(vi.elbo(num_particles=2, estimator=estimator), at, joint, guide)
 
 
 def test_the_traced_program_grows_linearly():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
@@ -89,6 +90,8 @@ def test_predictive_is_numpyros(regression):
     expected = Predictive(models.regression, draws)(predict_key, X, None)
     assert np.array_equal(found["y"], expected["y"])
     assert found["y"].shape == (200, len(X))
+    with pytest.raises(TypeError, match=r"key from jax.random.key first"):
+        regression.sample(100)
     with pytest.raises(TypeError, match="expected a NumPyro model"):
         posterior_of(Wide.density, vi.mean_field(2)).predictive(KEY)
 
@@ -99,6 +102,7 @@ def test_summary_agrees_with_arviz(schools):
     assert list(ours.index) == list(theirs.index)
     assert np.allclose(ours["mean"], theirs["mean"], atol=1e-3)
     assert np.allclose(ours["sd"], theirs["sd"], atol=1e-3)
+    assert list(schools.summary(["mu"]).index) == ["mu"]
     corrected = schools.summary(corrected=True)
     assert corrected.shape == ours.shape
     assert not np.allclose(corrected["mean"], ours["mean"], atol=1e-3)
@@ -116,6 +120,31 @@ def test_summary_keeps_digits_at_every_scale():
         assert np.isclose(found.loc[name, "sd"] / sd, z.std(ddof=1), atol=1e-3)
     assert found.loc["one", "mean"] == round(2 + z.mean(), 4 if z.std(ddof=1) < 1 else 3)
     assert found.loc["constant", "mean"] == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_predictive_takes_numpy_arrays_that_random_rows_index():
+    """As `vi.fit` does: NumPy's own arrays refuse indices that JAX traces."""
+
+    def model(x, size):
+        slope = numpyro.sample("slope", dist.Normal(0, 1))
+        with numpyro.plate("rows", size, subsample_size=4) as rows:
+            numpyro.sample("y", dist.Normal(slope * x[rows], 1), obs=jnp.ones(size)[rows])
+
+    x = np.linspace(0, 1, 10)
+    fitted = vi.fit(model, x, 10, key=KEY, num_steps=1, family="mean_field")
+    assert fitted.predictive(KEY, x, 10, num_samples=3)["y"].shape == (3, 4)
+
+
+def test_pointwise_log_likelihood_for_loo(regression):
+    data = regression.to_arviz(2000, log_likelihood=True)
+    X, y = models.regression_data()
+    posterior = data.posterior
+    means = posterior["beta"].to_numpy()[0] @ X.T
+    expected = dist.Normal(means, posterior["sigma"].to_numpy()[0][:, None]).log_prob(y)
+    assert np.allclose(data.log_likelihood["y"][0], expected, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(arviz.loo(data).elpd_loo)
+    with pytest.raises(TypeError, match="observed sites for log_likelihood"):
+        posterior_of(Wide.density, vi.mean_field(2)).to_datatree(10, log_likelihood=True)
 
 
 def test_export_for_arviz(schools):

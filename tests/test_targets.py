@@ -225,6 +225,11 @@ def param():
     numpyro.sample("x", dist.Normal(numpyro.param("loc", 0.0), 1))
 
 
+def column(y):
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(x * jnp.ones(5), 1), obs=y)
+
+
 def all_observed(y):
     numpyro.sample("y", dist.Normal(0, 1), obs=y)
 
@@ -232,7 +237,8 @@ def all_observed(y):
 @pytest.mark.parametrize(
     ("model", "args", "says"),
     [
-        (discrete, (), "discrete site 'kind'.*Sum it out"),
+        (discrete, (), r"discrete site 'kind' \(Bernoulli.*pass it as obs=.*sum it out"),
+        (column, (np.ones((5, 1)),), r"site 'y'.*\(5, 1\).*\(5,\).*broadcast to \(5, 5\)"),
         (delta, (), "Delta site 'point'.*numpyro.deterministic"),
         (param, (), "numpyro.param site 'loc'.*vi.SVI"),
         (all_observed, (1.0,), "no continuous|at least one continuous latent"),
@@ -245,6 +251,22 @@ def all_observed(y):
 def test_impossible_targets_name_the_site_and_the_way_out(model, args, says):
     with pytest.raises(vi.TargetError, match=says):
         vi.target(model, *args)
+
+
+@pytest.mark.parametrize("y", [np.ones(5), np.ones(1), np.ones((3, 5)), 1.0])
+def test_observations_that_broadcast_one_way_are_welcome(y):
+    assert vi.target(column, y).structure.observes
+
+
+def test_whether_anything_is_observed():
+    def prior():
+        numpyro.sample("x", dist.Normal(0, 1))
+
+    def factor():
+        numpyro.factor("f", -(numpyro.sample("x", dist.Normal(0, 1)) ** 2))
+
+    assert not vi.target(prior).structure.observes
+    assert vi.target(factor).structure.observes
 
 
 def test_wrong_arguments_name_the_models_own():

@@ -121,6 +121,7 @@ def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=
         (found(bad=0.01), Status.CONVERGED, "poor"),
         (found(mean_shift=0.3), Status.CONVERGED, "fair"),
         (found(sd_shift=0.6), Status.CONVERGED, "poor"),
+        (found(efficiency=0.01), Status.CONVERGED, "poor"),
         (found(missed=0.3), Status.CONVERGED, "poor"),
         (found(missed=0.02), Status.CONVERGED, "fair"),
         (found(), Status.NONFINITE, "failed"),

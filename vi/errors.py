@@ -1,7 +1,8 @@
 """Errors that users can meet, each with a way out in its message."""
 
+import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ LOOKS_AT_DATA = (
     jax.errors.TracerBoolConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
+
+_SHOWN = 12  # arguments in a message
 
 
 class TargetError(ValueError):
@@ -46,14 +49,29 @@ def describe(tree: Any) -> str:
             return f"{leaf.dtype}{list(leaf.shape)}"
         return repr(leaf) if isinstance(leaf, (int, float, bool, str)) else type(leaf).__name__
 
-    return ", ".join(
-        f"{jax.tree_util.keystr(path, simple=True, separator='.')}: {one(leaf)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    )
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    said = [f"{_path(path)}: {one(leaf)}" for path, leaf in leaves[:_SHOWN]]
+    if len(leaves) > _SHOWN:
+        said.append(f"and {len(leaves) - _SHOWN} more (give a list of numbers as an array)")
+    return ", ".join(said)
 
 
-def check_call(model: Callable, args: tuple, kwargs: dict, owner: str) -> None:
-    """Raise a `TypeError` that names the model's own parameters if the call does not fit it."""
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def check_call(
+    model: Callable, args: tuple, kwargs: dict, owner: str, options: Collection[str] = ()
+) -> None:
+    """Raise a `TypeError` that names the model's own parameters if the call does not fit it.
+
+    Args:
+      model: what is to be called.
+      args: its arguments.
+      kwargs: its keyword arguments.
+      owner: who calls.
+      options: names of the owner's own options, for one that was misspelt.
+    """
     try:
         signature = inspect.signature(model)
     except (TypeError, ValueError):
@@ -62,9 +80,12 @@ def check_call(model: Callable, args: tuple, kwargs: dict, owner: str) -> None:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         name = getattr(model, "__name__", type(model).__name__)
+        strange = [given for given in kwargs if given not in signature.parameters]
+        close = [c for s in strange for c in difflib.get_close_matches(s, options, 1)]
+        meant = f" Did you mean {', '.join(close)}?" if close else ""
         raise TypeError(
             f"{owner}: expected arguments of {name}{signature}; {error}. Arguments that are not "
-            f"options of {owner} are passed on to the model: check their names and number."
+            f"options of {owner} are passed on to the model: check their names and number.{meant}"
         ) from None
 
 

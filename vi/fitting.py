@@ -1,5 +1,6 @@
 """One call from a model and its data to a posterior with a verdict."""
 
+import functools
 import inspect
 import os
 import warnings
@@ -10,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from vi.clock import Clock
-from vi.errors import FitError
+from vi.errors import FitError, check_call
 from vi.families.scale import Positive
 from vi.ladder import climb
 from vi.loop import Callback, LoopOptions
@@ -71,9 +72,10 @@ def fit(
       objective: an objective, such as ``vi.elbo(num_particles=10)``, which is the default.
       estimator: how the objective is differentiated: ``vi.Pathwise()`` (default of an objective
         that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
-        objective), ``vi.DoublyReparameterized()``, ``vi.Score()``, or, in place of an objective
-        and for Gaussians, one of `vi.gaussian`, of which ``Stein`` is the default on
-        minibatches.
+        objective), ``vi.PathGradient()`` (the same, for flows), ``vi.DoublyReparameterized()``,
+        ``vi.Score()``, ``vi.RunningScore()``, for mean-field Gaussians ``vi.MeasureValued()``;
+        or, in place of an objective and for Gaussians, one of `vi.gaussian`, of which ``Stein``
+        is the default on minibatches.
       optimizer: any optax transformation; if not given `optim.a_dog` with clipped gradients, which
         has no learning rate; Adam for D > 1000 or if ``learning_rate`` is given; L-BFGS for
         ``"delta"``.
@@ -127,12 +129,17 @@ def fit(
     _check_names(model, options)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     clock = Clock()
+    if not isinstance(model, (Target, functools.partial)):
+        check_call(model, args, kwargs, "vi.fit", _OPTIONS)
     target = make_target(model, *args, **kwargs)
     if family == "auto":
         posterior = climb(target, key, options, loop, clock)
     else:
         posterior, _ = fit_family(target, key, options, loop, clock)
     return _hand_over(posterior, on_failure)
+
+
+_OPTIONS = tuple(inspect.signature(fit).parameters)
 
 
 def _check_names(model: Any, options: FitOptions) -> None:

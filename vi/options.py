@@ -11,25 +11,12 @@ from vi.blocks import Groups
 from vi.errors import TargetError
 from vi.families.scale import Positive
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
-from vi.program import (
-    DoublyReparameterized,
-    Objective,
-    Pathwise,
-    Score,
-    StickingTheLanding,
-)
+from vi.program import Objective
+from vi.program.estimators import SiteEstimator
 from vi.targets import Layout
 
 FamilyName = Literal["full_rank", "mean_field", "block", "low_rank", "delta", "auto"]
-Estimator = (
-    Pathwise
-    | StickingTheLanding
-    | DoublyReparameterized
-    | Score
-    | BonnetPrice
-    | SphericalRadial
-    | Stein
-)
+Estimator = SiteEstimator | BonnetPrice | SphericalRadial | Stein
 OnFailure = Literal["warn", "raise", "return"]
 
 
@@ -56,6 +43,7 @@ class FitOptions:
         names = get_args(FamilyName)
         if isinstance(self.family, str) and self.family not in names:
             raise ValueError(f"vi.fit: expected family in {names}; got {self.family!r}.")
+        self._check_kinds()
         if self.on_failure not in get_args(OnFailure):
             raise ValueError(
                 f"vi.fit: expected on_failure in {get_args(OnFailure)}; got {self.on_failure!r}."
@@ -81,6 +69,28 @@ class FitOptions:
             raise ValueError(
                 "vi.fit: expected no objective, estimator, optimizer, learning_rate or num_steps "
                 "with family='auto', which chooses them. Name a family to choose them yourself."
+            )
+
+    def _check_kinds(self) -> None:
+        """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
+        if any(kind.__name__ == "AutoGuide" for kind in type(self.family).__mro__):
+            raise TypeError(
+                f"vi.fit: expected a family; got the guide {type(self.family).__name__}. Guides go "
+                "to vi.SVI(model, guide, optimizer, objective); vi.fit takes family='mean_field', "
+                "'full_rank' or 'low_rank' where AutoNormal, AutoMultivariateNormal or "
+                "AutoLowRankMultivariateNormal were used."
+            )
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            raise TypeError(
+                "vi.fit: expected an objective such as vi.elbo(num_particles=10); got "
+                f"{self.objective!r}. A function that @vi.objective made is called with its "
+                "options, as in iwelbo(num_particles=8); losses of NumPyro are for "
+                "numpyro.infer.SVI."
+            )
+        if not isinstance(self.optimizer, (optax.GradientTransformation, type(None))):
+            raise TypeError(
+                "vi.fit: expected an optax transformation as optimizer, such as optax.adam(1e-2); "
+                f"got {self.optimizer!r}. Those of numpyro.optim are for vi.SVI."
             )
 
     @property

@@ -18,6 +18,8 @@ from vi.gaussian.low_rank import LowRankSolver
 from vi.gaussian.solve import MAX_DENSE, Solver
 from vi.options import Estimator, FitOptions, groups_of
 from vi.program import Objective, Pathwise, StickingTheLanding, elbo, with_estimator
+from vi.program.estimators import MeasureValued, SiteEstimator
+from vi.program.views import check_estimator
 from vi.random import host_generator
 from vi.stochastic import StochasticRun
 from vi.targets import Target
@@ -153,6 +155,8 @@ def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
             f"vi.fit: expected an estimator out of {names}; got {chosen!r}. To write your own "
             "objective use vi.objective."
         )
+    if isinstance(chosen, get_args(SiteEstimator)):
+        check_estimator("vi.fit", chosen, q)
     if isinstance(chosen, (BonnetPrice, SphericalRadial, Stein, ScoreSample)):
         if options.objective is not None or not isinstance(q, Gaussian):
             raise ValueError(
@@ -180,6 +184,8 @@ def _gradients(estimator: Any, q: Any) -> int:
         return estimator.num_samples
     options = dict(estimator.options) if isinstance(estimator, Objective) else {}
     particles = options.get("num_particles", 1) * options.get("num_bounds", 1)
+    if isinstance(getattr(estimator, "estimator", None), MeasureValued):
+        return particles * (4 * q.dim + 1)  # values, not gradients
     return particles * (q.num_components if isinstance(q, Mixture) else 1)
 
 

@@ -41,7 +41,7 @@ def fast_key(key: Array) -> Array:
     return jax.random.wrap_key_data(jnp.resize(data, (4,)), impl="rbg")
 
 
-def host_words(key: Array) -> tuple[int, ...]:
+def host_words(key: Array) -> list[int]:
     """The data of a typed or legacy key, as Python integers.
 
     Raises:
@@ -52,10 +52,10 @@ def host_words(key: Array) -> tuple[int, ...]:
         key = jax.random.key_data(key)
     elif dtype != jnp.uint32:
         raise TypeError(f"expected a key from jax.random.key; got {key!r}.")
-    return tuple(int(word) for word in np.asarray(key).reshape(-1))
+    return [int(word) for word in np.asarray(key).reshape(-1)]
 
 
-def host_generator(key: Array | tuple[int, ...], *stream: int) -> np.random.Generator:
+def host_generator(key: Array | list[int], *stream: int) -> np.random.Generator:
     """A NumPy generator seeded by a key: for the few draws made on the host, at no compilation.
 
     Args:
@@ -65,6 +65,6 @@ def host_generator(key: Array | tuple[int, ...], *stream: int) -> np.random.Gene
     Returns:
       The generator; the same for the same arguments.
     """
-    words = key if isinstance(key, tuple) else host_words(key)
+    words = key if isinstance(key, list) else host_words(key)
     seed = np.random.SeedSequence([*words, *stream])
     return np.random.Generator(np.random.Philox(seed))

@@ -26,6 +26,7 @@ from vi.status import Status
 from vi.targets import Target
 from vi.targets.nonfinite import explain
 
+_ENDLESS = 1e5  # median standard deviations, or units if those are smaller
 _SINGLE = (
     "It ran in 32-bit floats. If the model is ill-conditioned, as one with a Cholesky factor of "
     "a nearly singular matrix is, use 64-bit: jax.config.update('jax_enable_x64', True)."
@@ -98,6 +99,7 @@ def report(
     if others:
         shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
         found = found._replace(missed=float(shares.sum()))
+    notes = [*_unobserved(target), *_improper(q, target), *notes]
     if status.failed and target.layout.dtype == "float32":
         notes = [*notes, _SINGLE]
     if isinstance(q, Delta):
@@ -118,6 +120,28 @@ def _searched(state: Any) -> str:
         return "There was one start: other modes were not looked for."
     starts, agreed = int(np.sum(np.isfinite(state.ends))), state.candidates.agreed
     return f"{agreed} of {starts} searches ended here."
+
+
+def _unobserved(target: Target) -> list[str]:
+    if getattr(target.structure, "observes", True):
+        return []
+    return ["No site of the model is observed: this is its prior. Was obs= or the data forgotten?"]
+
+
+def _improper(q: Any, target: Target) -> list[str]:
+    """Coordinates along which the density does not seem to end."""
+    if not isinstance(q, Gaussian):
+        return []
+    sd = np.sqrt(np.asarray(q.variance(), float))
+    usual = max(1.0, float(np.quantile(sd, 0.5, method="lower")))
+    wide = np.flatnonzero(sd > _ENDLESS * usual)
+    if not len(wide):
+        return []
+    names = ", ".join(target.layout.coordinate(int(i)) for i in wide[:3])
+    return [
+        f"Along {names} the fit has a standard deviation of {sd[wide[0]]:.1g}: if the data say "
+        "nothing of it and its prior is flat, the posterior is improper. Give it a proper prior."
+    ]
 
 
 def _cautions(target: Target) -> list[str]:

@@ -28,7 +28,7 @@ class Status(enum.IntEnum):
 _MESSAGES = {
     Status.RUNNING: "The run has not ended.",
     Status.CONVERGED: "The stopping test found no improvement left worth the tolerance.",
-    Status.MAX_STEPS: "The step budget ran out before the stopping test was satisfied.",
+    Status.MAX_STEPS: "All steps were taken before the stopping test was satisfied.",
     Status.NONFINITE: (
         "The objective or its gradient became non-finite; this is the last good state."
     ),

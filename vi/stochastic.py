@@ -42,6 +42,7 @@ class StochasticState(NamedTuple):
     gradients: int
     decays: int  # of the learning rate so far
     since: int  # chunks before the last of them
+    running: dict  # states of the objective's estimators, by site
 
 
 class StochasticRun:
@@ -87,19 +88,20 @@ class StochasticRun:
         running = np.int32(Status.RUNNING)
         state = self.init(self.q)
         nothing = np.zeros(0), np.zeros(0, int)
-        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0)
+        states = self.estimator.running if isinstance(self.estimator, Objective) else {}
+        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0, states)
 
     def advance(self, state: StochasticState) -> StochasticState:
         """Take up to `CHUNK` steps."""
         before = int(state.step)
         arrays, losses = self.chunk(
             fast_key(self.key),
-            (state.step, state.q, state.optimizer, state.skips, state.status),
+            (state.step, state.q, state.optimizer, state.skips, state.status, state.running),
             self.target,
             self.estimator,
             np.int32(self.num_steps),
         )
-        step, q, optimizer, skips, status = arrays
+        step, q, optimizer, skips, status, running = arrays
         taken = int(step) - before
         losses = np.asarray(losses, float)[:taken]
         kept = losses[np.isfinite(losses)]
@@ -114,6 +116,7 @@ class StochasticRun:
             gradients=state.gradients + taken * self.gradients_per_step,
             decays=state.decays,
             since=state.since,
+            running=running,
         )
         if state.status != Status.RUNNING:
             return state
@@ -159,7 +162,7 @@ class StochasticRun:
     def _program(self) -> str:
         """A digest of model, family, objective, estimator and optimizer: of a chunk of steps."""
         state = self.initial()
-        arrays = (state.step, state.q, state.optimizer, state.skips, state.status)
+        arrays = (state.step, state.q, state.optimizer, state.skips, state.status, state.running)
         chunk = functools.partial(_chunk, self.optimizer)
         steps = np.int32(self.num_steps)
         return program_digest(chunk, fast_key(self.key), arrays, self.target, self.estimator, steps)
@@ -236,16 +239,17 @@ def _chunk(
     num_steps: Array,
 ) -> tuple[tuple, Array]:
     def step(state: tuple) -> tuple[tuple, Array]:
-        count, q, opt_state, skips, status = state
+        count, q, opt_state, skips, status, running = state
         step_key = jax.random.fold_in(key, count)
-        loss, grads = estimator(step_key, q, target)
+        now = estimator.with_running(running) if running else estimator
+        loss, grads = now(step_key, q, target)
         updates, new_opt_state = optimizer.update(
             grads,
             opt_state,
             q,
             value=loss,
             grad=grads,
-            value_fn=_oracle(step_key, estimator, target).restrict(q),
+            value_fn=_oracle(step_key, now, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
         finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads, new_q))]
@@ -255,10 +259,11 @@ def _chunk(
         )
         skips = jnp.where(good, 0, skips + 1)
         status = jnp.where(skips > MAX_SKIPS, jnp.asarray(Status.NONFINITE, jnp.int32), status)
-        return (count + 1, q, opt_state, skips, status), loss
+        running = now.update(-loss).running if running else running
+        return (count + 1, q, opt_state, skips, status, running), loss
 
     def guarded(state: tuple, _: None) -> tuple[tuple, Array]:
-        on = (state[0] < num_steps) & (state[-1] == Status.RUNNING)
+        on = (state[0] < num_steps) & (state[4] == Status.RUNNING)
         nothing = jnp.asarray(jnp.nan, target.layout.dtype)
         return jax.lax.cond(on, step, lambda state: (state, nothing), state)
 

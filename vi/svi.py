@@ -62,8 +62,14 @@ class SVI:
     def init(
         self, rng_key: Array, *args: Any, init_params: Any = None, **kwargs: Any
     ) -> "SVIState":
-        """The initial state; as NumPyro's."""
-        return self._svi.init(rng_key, *args, init_params=init_params, **kwargs)
+        """The initial state; as NumPyro's. What estimators remember is in its mutable state."""
+        from vi.program.objective import RUNNING, Objective
+
+        state = self._svi.init(rng_key, *args, init_params=init_params, **kwargs)
+        running = self.loss.running if isinstance(self.loss, Objective) else {}
+        if running and state.mutable_state is None:
+            return state._replace(mutable_state={RUNNING: running})
+        return state
 
     def get_params(self, svi_state: "SVIState") -> dict[str, Array]:
         """Constrained values of the ``param`` sites; as NumPyro's."""

@@ -16,6 +16,7 @@ _AT_ONCE = 256  # draws evaluated at once
 _BLOCK = 1024  # draws made by one call of the compiled function, whatever their number
 _OPERATIONS = 2.4e8  # spent on the log densities of the draws, unless told otherwise
 _FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 2
+_ENDLESS = 1e100  # draws of an improper posterior; their squares overflow
 _FROM_EACH = 2048  # draws of each optimum, to weigh them against each other
 
 
@@ -126,6 +127,8 @@ def diagnose(
 
 def _shifts(draws: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """How far weights move the mean and the standard deviation of any coordinate."""
+    if not float(np.abs(draws).max()) < _ENDLESS:
+        return math.inf, math.inf
     mean, sd = draws.mean(0), draws.std(0)
     sd = np.where(sd > 0, sd, 1.0)
     x = (draws - mean) / sd
@@ -200,6 +203,8 @@ def misfit(found: Diagnostics, q: Any) -> np.ndarray:
     if use.sum() < 10 or np.std(ratios[use]) == 0:
         return np.zeros(found.draws.shape[1])
     scale = np.sqrt(np.asarray(q.variance(), float))
+    if not float(np.abs(found.draws).max()) < _ENDLESS:
+        return (scale > _ENDLESS**0.5).astype(float)
     x = (found.draws[use] - np.asarray(q.loc, float)) / np.where(scale > 0, scale, 1.0)
     r = (ratios[use] - ratios[use].mean()) / ratios[use].std()
     out = np.zeros(x.shape[1])

@@ -2,26 +2,26 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from vi import storage
-from vi.compile import quick_jit
 from vi.errors import CheckpointError
-from vi.posterior import export, plots, saved, tables
+from vi.posterior import evaluate, export, plots, saved, tables
 from vi.posterior.diagnostics import Diagnostics, diagnose
 from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
 from vi.provenance import data_digest
-from vi.random import fast_key, host_generator, host_words
+from vi.random import host_generator, host_words
 from vi.status import Status
 from vi.targets import Target
 from vi.targets import target as make_target
+from vi.targets.arguments import is_data
 
 if TYPE_CHECKING:
     import arviz
@@ -31,27 +31,6 @@ if TYPE_CHECKING:
 
 Draws = dict[str, np.ndarray]
 _HISTORY = ("step", "elbo", "run")
-
-
-@partial(quick_jit, static_argnames=("num_samples",))
-def _sample(key: Array, q: Any, num_samples: int) -> tuple[Array, Array]:
-    return q.sample_and_log_prob(fast_key(key), num_samples)
-
-
-@quick_jit
-def _constrain(target: Target, z: Array) -> dict[str, Array]:
-    return jax.vmap(target.constrain)(z)
-
-
-@quick_jit
-def _log_density(target: Target, z: Array) -> Array:
-    return jax.vmap(target.log_density)(z)
-
-
-@quick_jit
-def _log_prob(q: Any, target: Target, values: dict[str, Array]) -> Array:
-    z = target.unconstrain(values)
-    return q.log_prob(z) - target.structure.log_jacobian(target.data, z)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,7 +91,7 @@ class Posterior:
         Returns:
           ``{site: (S, *shape)}``.
         """
-        z, _ = _sample(key, self.q, num_samples)
+        z, _ = evaluate.sample(key, self.q, num_samples)
         return self._constrained(z)
 
     def sample_unconstrained(self, key: Array, num_samples: int) -> tuple[dict[str, Array], Array]:
@@ -125,7 +104,7 @@ class Posterior:
         Returns:
           ``{site: (S, *unconstrained shape)}`` and log q there, shape ``(S,)``, nats.
         """
-        z, log_q = _sample(key, self.q, num_samples)
+        z, log_q = evaluate.sample(key, self.q, num_samples)
         return self.target.layout.unravel(z), log_q
 
     def resample(self, key: Array, num_samples: int = 1000) -> Draws:
@@ -161,7 +140,7 @@ class Posterior:
         Raises:
           TargetError: if a site is unknown or missing.
         """
-        return _log_prob(self.q, self.target, values)
+        return evaluate.log_prob(self.q, self.target, values)
 
     def predictive(
         self, key: Array, *args: Any, num_samples: int = 1000, **kwargs: Any
@@ -191,10 +170,13 @@ class Posterior:
         draw_key, predict_key = jax.random.split(key)
         latent = set(self.target.layout.names)
         draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
-        return Predictive(self.target.with_bound(model), draws)(predict_key, *args, **kwargs)
+        predict = Predictive(self.target.with_bound(model), draws)
+        as_jax = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) and is_data(x) else x
+        args, kwargs = jax.tree.map(as_jax, (args, kwargs))  # NumPy's take no traced indices
+        return predict(predict_key, *args, **kwargs)
 
     def _constrained(self, z: Array | np.ndarray) -> Draws:
-        return jax.tree.map(np.asarray, _constrain(self.target, z))
+        return jax.tree.map(np.asarray, evaluate.constrain(self.target, z))
 
     # ---- for people ------------------------------------------------------------------------
 
@@ -204,10 +186,13 @@ class Posterior:
         named = ", ".join(f"{name}{list(shape) or ''}" for name, shape in sites)
         return f"Posterior of {named}\n{self.verdict}"
 
-    def summary(self, *, num_samples: int = 4000, corrected: bool = False) -> "pandas.DataFrame":
+    def summary(
+        self, sites: list[str] | None = None, *, num_samples: int = 4000, corrected: bool = False
+    ) -> "pandas.DataFrame":
         """Mean, standard deviation and quantiles of every scalar of every site.
 
         Args:
+          sites: which sites; by default all, deterministic ones included.
           num_samples: draws to summarise; a fixed key makes the table reproducible.
           corrected: use `resample` instead of `sample`.
 
@@ -215,21 +200,30 @@ class Posterior:
           A data frame with rows ``site[i,j]`` and columns mean, sd, 5%, 50%, 95%.
         """
         draw = self.resample if corrected else self.sample
-        return tables.summary(draw(jax.random.key(0), num_samples))
+        draws = draw(jax.random.key(0), num_samples)
+        return tables.summary(_chosen(draws, sites, list(draws)))
 
-    def to_datatree(self, num_samples: int = 1000) -> "xarray.DataTree":
+    def to_datatree(
+        self, num_samples: int = 1000, *, log_likelihood: bool = False
+    ) -> "xarray.DataTree":
         """An xarray DataTree for ArviZ.
 
         Args:
           num_samples: S; a fixed key makes the export reproducible.
+          log_likelihood: with the log density of each observation at each draw, which
+            ``arviz.loo`` and ``arviz.compare`` ask for: S N numbers.
 
         Returns:
           Groups ``posterior`` (one chain of S independent draws, deterministic sites included),
           ``sample_stats`` (``lp``, ``log_q`` and ``log_weight`` of the draws) and, for NumPyro
-          models, ``observed_data``. The verdict is among the attributes.
+          models, ``observed_data``, and ``log_likelihood`` if asked for. The verdict is among the
+          attributes.
+
+        Raises:
+          TypeError: if ``log_likelihood`` is asked of a target without observed sites.
         """
-        z, log_q = _sample(jax.random.key(0), self.q, num_samples)
-        log_p = _log_density(self.target, z)
+        z, log_q = evaluate.sample(jax.random.key(0), self.q, num_samples)
+        log_p = evaluate.log_density(self.target, z)
         statistics = {"lp": log_p, "log_q": log_q, "log_weight": log_p - log_q}
         groups = {
             "posterior": {k: v[None] for k, v in self._constrained(z).items()},
@@ -238,6 +232,14 @@ class Posterior:
         observed = self.target.structure.observed(self.target.data)
         if observed:
             groups["observed_data"] = jax.tree.map(np.asarray, observed)
+        if log_likelihood:
+            if not observed:
+                raise TypeError(
+                    "Posterior.to_datatree: expected a NumPyro model with observed sites for "
+                    "log_likelihood=True; the target has none."
+                )
+            pointwise = evaluate.log_likelihood(self.target, z)
+            groups["log_likelihood"] = {k: np.asarray(v)[None] for k, v in pointwise.items()}
         attributes = {
             "inference_library": "kullback",
             "grade": self.verdict.grade,
@@ -248,9 +250,12 @@ class Posterior:
         }
         return export.datatree(groups, attributes)
 
-    def to_arviz(self, num_samples: int = 1000) -> "arviz.InferenceData | xarray.DataTree":
+    def to_arviz(
+        self, num_samples: int = 1000, *, log_likelihood: bool = False
+    ) -> "arviz.InferenceData | xarray.DataTree":
         """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
-        return export.for_arviz(self.to_datatree(num_samples))
+        tree = self.to_datatree(num_samples, log_likelihood=log_likelihood)
+        return export.for_arviz(tree)
 
     def plot_marginals(
         self,
@@ -279,11 +284,9 @@ class Posterior:
 
     def _columns(self, sites: list[str] | None, most: int) -> Draws:
         draws = self.sample(jax.random.key(0), 4000)
-        unknown = sorted(set(sites or ()) - set(draws))
-        if unknown:
-            raise ValueError(f"plot: expected sites out of {sorted(draws)}; got unknown {unknown}.")
-        chosen = {name: draws[name] for name in sites or self.target.layout.names}
-        return dict(list(tables.scalars(chosen).items())[:most])
+        columns = tables.scalars(_chosen(draws, sites, self.target.layout.names))
+        moving = {name: x for name, x in columns.items() if np.ptp(x) > 0}
+        return dict(list((moving or columns).items())[:most])
 
     # ---- on disk ---------------------------------------------------------------------------
 
@@ -352,7 +355,7 @@ class Posterior:
                 )
         q = saved.rebuild(meta["family"], leaves)
         draws, log_p, log_q, *history = map(np.asarray, leaves)
-        _check_density(path, target, draws, log_p)
+        saved.check_density(path, target, draws, log_p)
         words = np.asarray(meta["key"], np.uint32)
         return cls(
             target=target,
@@ -368,12 +371,15 @@ class Posterior:
         )
 
 
-def _check_density(path: Any, target: Target, draws: np.ndarray, log_p: np.ndarray) -> None:
-    """Raise a `CheckpointError` if a target's density at saved draws is not the saved one."""
-    now = np.asarray(_log_density(target, draws[:8].astype(target.layout.dtype)), float)
-    if not np.allclose(now, log_p[:8], rtol=1e-3, atol=1e-2, equal_nan=True):
-        raise CheckpointError(
-            f"{path}: expected the model that the posterior was fitted to; its log density at the "
-            f"first saved draw was {log_p[0]:.6g}, and is {now[0]:.6g} with this one. Give the "
-            "same model, and the data that it reads."
+def _chosen(draws: Draws, sites: list[str] | None, otherwise: Sequence[str]) -> Draws:
+    """The draws of some sites.
+
+    Raises:
+      ValueError: if a site is unknown.
+    """
+    unknown = sorted(set(sites or ()) - set(draws))
+    if unknown:
+        raise ValueError(
+            f"Posterior: expected sites out of {sorted(draws)}; got unknown {unknown}."
         )
+    return {name: draws[name] for name in sites or otherwise}

@@ -3,9 +3,13 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from vi.errors import CheckpointError
 from vi.families import Delta, Gaussian, Mixture
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale, LowRankScale
+from vi.posterior import evaluate
+from vi.targets import Target
 
 # What a file may be made of: names in it are looked up here and nowhere else.
 _KINDS = {
@@ -50,3 +54,17 @@ def rebuild(about: Any, leaves: list) -> Any:
         return BlockScale(blocks, tuple(tuple(i) for i in about["indices"]))
     fields = {name: rebuild(field, leaves) for name, field in about["fields"].items()}
     return _KINDS[about["kind"]](**fields)
+
+
+def check_density(path: Any, target: Target, draws: np.ndarray, log_p: np.ndarray) -> None:
+    """Raise a `CheckpointError` if a target's density at saved draws is not the saved one."""
+    some = slice(64)
+    now = np.asarray(evaluate.log_density(target, draws[some].astype(target.layout.dtype)), float)
+    coarse = max(np.finfo(dtype).eps for dtype in (log_p.dtype, target.layout.dtype))
+    close = 1e3 * coarse * max(1.0, np.abs(log_p[some][np.isfinite(log_p[some])]).max(initial=0.0))
+    if not np.allclose(now, log_p[some], rtol=0, atol=close, equal_nan=True):
+        raise CheckpointError(
+            f"{path}: expected the model that the posterior was fitted to; its log density at the "
+            f"first saved draw was {log_p[0]:.6g}, and is {now[0]:.6g} with this one. Give the "
+            "same model, and the data that it reads."
+        )

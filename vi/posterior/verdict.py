@@ -12,6 +12,7 @@ Grade = Literal["good", "fair", "poor", "failed"]
 LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
 CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
 SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fair"
+EFFECTIVE = 0.02  # share of the draws that must be, for more than "poor"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
 
 
@@ -41,8 +42,9 @@ def judge(
     standard deviation by more than 20 %.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
-    ``poor``: k-hat is above, weights move a moment by more than 0.5, some draws have no density,
-    or more than 5 % of the mass found is at another optimum, which k-hat cannot see.
+    ``poor``: k-hat is above, weights move a moment by more than 0.5, less than 2 % of the draws
+    are effective, some have no density, or more than 5 % of the mass found is at another optimum,
+    which k-hat cannot see.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -99,6 +101,13 @@ def judge(
             f"resample() corrects for that; take more steps, other options or a richer "
             f"family.{where}"
         )
+    elif found.efficiency < EFFECTIVE:
+        grade = "poor"
+        text = (
+            f"the {family} is far from the posterior: {found.efficiency:.1%} of the draws are "
+            f"effective, and {gap:.2g} nats of the log evidence are left ({measured}). Take more "
+            f"steps, another optimizer or learning_rate, or a richer family.{where}"
+        )
     elif sure and (k < 0.5 or even) and shift <= SHIFT[0]:
         grade = "good"
         text = f"the {family} fits: {measured}."
@@ -106,16 +115,15 @@ def judge(
             text += f" About {max(gap, 0.0):.2g} nats of the log evidence are left."
     elif even and shift <= SHIFT[0]:
         grade = "fair"
-        tails = "is not surely below" if k < LIMIT else "is above"
         text = (
             f"the body of the posterior fits the {family}, its far tails may not: {measured}; "
-            f"k-hat {tails} {LIMIT}, so tail probabilities may be wrong. But the ELBO is within "
+            f"{_doubt(found)}, so tail probabilities may be wrong. But the ELBO is within "
             f"{max(gap, 0.0):.2g} nats of the log evidence and {found.efficiency:.0%} of the draws "
             "are effective, so means and standard deviations are hardly touched."
         )
     else:
         grade = "fair"
-        doubt = _moved(found) if shift > SHIFT[0] else f"k-hat is not far enough below {LIMIT}"
+        doubt = _moved(found) if shift > SHIFT[0] or (sure and k < 0.5) else _doubt(found)
         text = (
             f"the {family} is usable with care: {doubt} ({measured}). "
             f"Take draws with resample(), which corrects for the misfit.{where}"
@@ -153,6 +161,19 @@ def _moved(found: Diagnostics) -> str:
     return (
         f"importance weights move a mean by {found.mean_shift:.2f} standard deviations and a "
         f"standard deviation by {found.sd_shift:.0%}"
+    )
+
+
+def _doubt(found: Diagnostics) -> str:
+    """Why k-hat is not enough for "good"."""
+    k, limit = found.khat, found.khat + CONFIDENCE * found.khat_sem
+    if k > LIMIT:
+        return f"k-hat is above {LIMIT}"
+    if limit < LIMIT:
+        return "k-hat is above 0.5"
+    return (
+        f"k-hat + {CONFIDENCE:.0f} standard errors = {limit:.2f} is not below {LIMIT} "
+        f"(num_draws={4 * found.num_draws} would halve the errors)"
     )
 
 

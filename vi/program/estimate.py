@@ -10,14 +10,10 @@ from jaxtyping import Array
 from vi.errors import TargetError
 from vi.program.axis import Axis, Plate
 from vi.program.bound import Bound, Penalised, numbers, record
+from vi.program.doubly import Moved, doubly_reparameterized
 from vi.program.linearity import is_affine, uses_draws
-from vi.program.surrogate import (
-    Affine,
-    Replayed,
-    doubly_reparameterized,
-    stop,
-)
-from vi.program.tape import Call, DensityCall, DrawCall, Source, Term, Through
+from vi.program.surrogate import Affine, Replayed, stop
+from vi.program.tape import Call, DensityCall, DrawCall, Draws, Source, Term, Through
 
 
 class Model(Source, Protocol):
@@ -32,6 +28,10 @@ class Model(Source, Protocol):
 
     def parents(self, side: str, term: str) -> frozenset[str]:
         """The random sites that a term of a log density depends on."""
+        ...
+
+    def moved(self, draws: Draws) -> Moved | None:
+        """Latent sites of the model moved by its parameters, if their scores are to be paths."""
         ...
 
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "Model":
@@ -63,10 +63,11 @@ def estimate(run: Callable, source: Model) -> Array:
     bound = Bound(run, calls, _axis(source, calls, affine=affine, uses=uses))
     value = _value(bound, at, source)
     if source.doubly:
-        again = lambda call, through: source.terms(
-            call.side, owners[0][1].values, owners[0][1], through
-        )
-        return stop(value) + doubly_reparameterized(bound, at, again)
+        draws = owners[0][1]
+        again = lambda call, through: source.terms(call.side, draws.values, draws, through)
+        moved = source.moved(draws)
+        there = lambda side: source.terms(side, moved.z, None, "draws")  # type: ignore[union-attr]
+        return stop(value) + doubly_reparameterized(bound, at, again, moved, there)
     if plain:
         return value
     kind = Affine(bound, at, source.parents) if affine and not uses else Replayed(bound, at)
@@ -154,9 +155,9 @@ def _check(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Non
     plain = all(d.plain for d in draws)
     if source.through == "draws" and not affine:
         raise TargetError(
-            f"{source.name}: expected an objective linear in log q with StickingTheLanding, whose "
-            "omitted term has mean zero only then; this one is not, and its gradient would be "
-            "biased. Use vi.DoublyReparameterized() or vi.Pathwise()."
+            f"{source.name}: expected an objective linear in log q with StickingTheLanding or "
+            "PathGradient, whose omitted term has mean zero only then; this one is not, and its "
+            "gradient would be biased. Use vi.DoublyReparameterized() or vi.Pathwise()."
         )
     if (source.doubly or not plain) and any(call.owner is None for call in densities):
         raise TargetError(

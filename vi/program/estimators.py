@@ -11,11 +11,9 @@ and estimators differ in what they make of the second term.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 from vi.module import module, static
-
-Baseline = Literal["leave_one_out", "none"] | Callable
+from vi.program.scores import RunningScore, Score
 
 
 @module
@@ -59,42 +57,47 @@ class DoublyReparameterized:
     For the importance-weighted bound the weights :math:`\tilde w_k` of the path become
     :math:`\tilde w_k^2`, the estimator of the reference (its equation 8), whose signal-to-noise
     ratio grows with K where that of `Pathwise` falls; for the ELBO it is `StickingTheLanding`.
-    Parameters of the model keep their ordinary gradient.
 
-    Cost: that of two backward passes through the model, and K evaluations of F given the log
-    densities. Reference: Tucker, Lawson, Gu and Maddison (2019), "Doubly reparameterized gradient
-    estimators for Monte Carlo objectives".
+    Parameters θ of the model keep their ordinary gradient, unless ``model`` is set. Then the
+    score of each latent site z of the model that has a path of its own, as a draw of Normal or
+    any scalar law with a ``cdf``, is reparameterised too (generalised double reparameterisation).
+    With :math:`c_k = \partial F / \partial \log p_θ(z_k)`, and :math:`z_k` moved by θ as a draw of
+    :math:`p_θ` at its quantile would be,
+
+    .. math:: E[c_k \nabla_θ \log p_θ(z_k)] = E\Big[\big(\nabla_z c_k
+        + c_k \nabla_z \log \tfrac{q(z_k)}{p_θ(z_k)}\big)\, \partial_θ z_k\Big] .
+
+    It pays where the parameters of priors are learnt with many particles.
+
+    Attributes:
+      model: also reparameterise the scores of the model's latent sites.
+
+    Cost: that of two backward passes through the model, three with ``model``, and K evaluations
+    of F given the log densities. References: Tucker, Lawson, Gu and Maddison (2019), "Doubly
+    reparameterized gradient estimators for Monte Carlo objectives"; Bauer and Mnih (2021),
+    "Generalized doubly reparameterized gradient estimators".
     """
+
+    model: bool = static(default=False)
 
 
 @module
-class Score:
-    r"""The score function, or likelihood ratio: for any site with a density, also discrete ones.
+class PathGradient:
+    r"""`StickingTheLanding` by the family's own recursion for the gradient of its log density.
 
-    .. math:: \int F(z) \nabla q(z) dz = E_q[(F(z) - b) \nabla \log q(z)]
+    .. math:: \nabla_φ\,\mathrm{ELBO} = E_ε\big[(\nabla_z \log p(z) - s)\, \partial_φ T_φ(ε)\big],
+        \qquad s = \nabla_z \log q_φ(z)
 
-    Of F only what depends on the site takes part: a site under a plate is weighted by the costs
-    of its own datum; and where F is linear in the log densities, the gradient of the site's own
-    density in F, which is mean-zero noise, is left out. With ``baseline="leave_one_out"``
-    (default) b is the objective with the log densities of this particle replaced by the mean of
-    those of the other particles. For the ELBO that is the leave-one-out estimator, identical to
-    the gradient of the log-variance loss (VarGrad, `vi.log_variance`); for the
-    importance-weighted bound it is VIMCO. It takes at least two particles.
+    A flow's density at a draw needs the inverse of the flow, but s can be carried along with the
+    draw: after a layer T with Jacobian J it is :math:`J^{-\top}(s - \nabla \log |\det J|)`. A
+    family that can do so has a method ``draw_and_score(noise)``, which returns draws ``(K, D)``,
+    their log densities ``(K,)`` and their scores ``(K, D)``, in the order of ``draw(noise)``;
+    nothing of it but the draws is differentiated. For families without it, and for sites of a
+    guide, this is `StickingTheLanding`, to rounding. Valid for the same objectives.
 
-    The support of the site must not depend on what is optimised: the formula would miss a term.
-
-    Attributes:
-      baseline: ``"leave_one_out"``, ``"none"``, or a function of the guide's arguments that
-        predicts the objective of one datum (its shape broadcasts with the site's batch shape);
-        it must not depend on the draws, and is not differentiated.
-
-    References: Kool, van Hoof and Welling (2019), "Buy 4 REINFORCE samples, get a baseline for
-    free!"; Mnih and Rezende (2016), "Variational inference for Monte Carlo objectives"; Richter,
-    Boustati, Nüsken, Ruiz and Akyildiz (2020), "VarGrad: a low-variance gradient estimator for
-    variational inference".
+    Reference: Vaitl, Winkler, Richter and Kessel (2024), "Fast and unified path gradient
+    estimators for normalizing flows".
     """
-
-    baseline: Baseline = static(default="leave_one_out")
 
 
 @module
@@ -124,11 +127,17 @@ class MeasureValued:
     - Normal, location: :math:`c = 1/(σ\sqrt{2π})` at :math:`μ ± σR`, R of density
       :math:`r e^{-r²/2}`; scale: :math:`c = 1/σ`, :math:`μ + σM` against :math:`μ + σN`, M of
       density :math:`\tfrac{1}{\sqrt{2π}} m² e^{-m²/2}`, N standard normal.
-    - Bernoulli and categorical: differences of F between values.
+    - Bernoulli and categorical: differences of F between the value drawn and the others.
     - Poisson: :math:`E[F(z + 1) - F(z)]`.
+    - Gamma, rate: :math:`c = α/β` at z against :math:`z + e/β`, e of unit exponential law; shape:
+      :math:`c = (α + i + 1)/α` at z against :math:`z\, u^{1/(α + i)}`, u uniform, i of
+      probability :math:`α/((α + i)(α + i + 1))`, from the product of powers of uniforms that a
+      gamma variable is in law.
 
-    F need not be differentiable. The program is evaluated at two points for each parameter of
-    each coordinate, in one batch, with common random numbers elsewhere.
+    F need not be differentiable. The program is evaluated at the draw and at one point for each
+    bit of a Bernoulli site, C - 1 for each variable of C categories, one for a Poisson variable,
+    two for a gamma and four for a normal one, in one batch, with common random numbers elsewhere.
+    For families on the flat vector: mean-field Gaussians.
 
     Reference: Mohamed, Rosca, Figurnov and Mnih (2020), "Monte Carlo gradient estimation in
     machine learning", section 6 and table 1.
@@ -137,37 +146,72 @@ class MeasureValued:
 
 @module
 class AcceptReject:
-    r"""Reparameterise what an acceptance-rejection sampler accepts (RSVI); gamma, beta, Dirichlet.
+    r"""Reparameterise what an acceptance-rejection sampler accepts (RSVI).
 
     A draw is :math:`z = h(ε, θ)`, with ε accepted by the sampler. Its law depends on θ, so that
 
     .. math:: \int F \nabla q = E[\nabla_z F\,\partial_θ h]
         + E\big[F\,\partial_θ\big(\log q(h(ε, θ); θ) + \log |\partial_ε h|\big)\big] .
 
-    Here h is Marsaglia and Tsang's, and the shape is raised by ``augment`` with as many
-    uniforms, which shrinks the second, score-like term (equation 12 of the reference). JAX's own
-    gradients of gamma draws are implicit and less noisy: they are what `Pathwise` uses. This rule
-    is the general one.
+    The second, score-like term is small where the sampler accepts nearly always. The sampler
+    itself is not needed: z may be drawn in any way, and ε found by inverting h. Known are
+
+    - gamma, beta and Dirichlet: Marsaglia and Tsang's h, the shape raised by ``augment`` with as
+      many uniforms, which shrinks the second term (equation 12 of the reference). JAX's own
+      gradients of gamma draws are implicit and less noisy: they are what `Pathwise` uses.
+    - von Mises: Best and Fisher's, the quantile function of a wrapped Cauchy law. What depends on
+      the angle must be continuous on the circle.
+
+    For any other continuous scalar distribution, give ``transform``.
 
     Attributes:
-      augment: B ≥ 1, by how much the shape is raised.
+      augment: B ≥ 1, by how much the shape of gammas is raised.
+      transform: h and its inverse, two functions ``(distribution, ε) -> z`` and
+        ``(distribution, z) -> ε``, element by element, one increasing in the other, the range of
+        ε free of θ.
 
-    Reference: Naesseth, Ruiz, Linderman and Blei (2017), "Reparameterization gradients through
-    acceptance-rejection sampling algorithms".
+    References: Naesseth, Ruiz, Linderman and Blei (2017), "Reparameterization gradients through
+    acceptance-rejection sampling algorithms"; Best and Fisher (1979), "Efficient simulation of the
+    von Mises distribution".
     """
 
     augment: int = static(default=1)
+    transform: tuple[Callable, Callable] | None = static(default=None)
+
+
+@module
+class Implicit:
+    r"""Implicit reparameterisation: move a draw with its quantile, given a distribution's cdf.
+
+    .. math:: \partial_θ z = -\frac{\partial_θ C(z; θ)}{q(z; θ)}, \qquad C \text{ the cdf}
+
+    For continuous scalar distributions (batches of them) that have a ``cdf`` but no path, such
+    as mixtures, whose weights it differentiates too. The cdf must be differentiable by JAX in its
+    parameters; nothing is inverted.
+
+    Attributes:
+      cdf: the cdf as a function ``(distribution, z) -> C``; by default the distribution's own.
+
+    Reference: Figurnov, Mohamed and Mnih (2018), "Implicit reparameterization gradients",
+    equation 6.
+    """
+
+    cdf: Callable | None = static(default=None)
 
 
 @module
 class Relaxed:
-    r"""A continuous relaxation of a Bernoulli site. **Biased**: by choice, never by default.
+    r"""A continuous relaxation of a discrete site. **Biased**: by choice, never by default.
 
     .. math::
-        z = \operatorname{sigmoid}\big((\operatorname{logit} p + \operatorname{logit} u) / τ\big)
+        z = \operatorname{sigmoid}\big((\operatorname{logit} p + \operatorname{logit} u) / τ\big),
+        \qquad z = \operatorname{softmax}\big((\log p + g) / τ\big)
 
-    With ``straight_through`` the model sees the rounded value and the gradient is that of the
-    relaxed one; without, the model sees the relaxed value.
+    for a Bernoulli site, u uniform, and for a categorical site, g of standard Gumbel law. The
+    latter must be one-hot: ``Multinomial(1, probs, total_count_max=1)`` in place of
+    ``Categorical(probs)``. With ``straight_through`` the model sees the rounded value and the
+    gradient is that of the relaxed one; without, the model sees the relaxed value, and the value
+    of the objective is biased as well.
 
     Attributes:
       temperature: τ > 0; the bias vanishes and the variance diverges as it goes to zero.
@@ -182,15 +226,21 @@ class Relaxed:
     straight_through: bool = static(default=True)
 
 
-PATHWISE = (Pathwise, StickingTheLanding, DoublyReparameterized)
+STICKING = (StickingTheLanding, PathGradient)
+PATHWISE = (Pathwise, *STICKING, DoublyReparameterized)
+MOVED = (*PATHWISE, AcceptReject, Implicit, Relaxed)  # the draw itself carries a gradient
+SCORED = (Score, RunningScore)
 SiteEstimator = (
     Pathwise
     | StickingTheLanding
+    | PathGradient
     | DoublyReparameterized
     | Score
+    | RunningScore
     | Enumerate
     | MeasureValued
     | AcceptReject
+    | Implicit
     | Relaxed
 )
 Estimator = SiteEstimator | dict[str, SiteEstimator]

@@ -14,7 +14,9 @@ from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
-from vi.program.estimators import DoublyReparameterized, Estimator, StickingTheLanding
+from vi.program.doubly import Moved
+from vi.program.draws import path
+from vi.program.estimators import STICKING, DoublyReparameterized, Estimator
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
 from vi.program.rules import unwrap
@@ -87,7 +89,7 @@ class GuideSource:
     @property
     def through(self) -> Through:
         """The density of q has stopped parameters if any site sticks the landing."""
-        sticks = any(isinstance(e, StickingTheLanding) for e in self._estimators)
+        sticks = any(isinstance(e, STICKING) for e in self._estimators)
         return "draws" if sticks else "both"
 
     @property
@@ -102,6 +104,31 @@ class GuideSource:
                 "other estimators."
             )
         return DoublyReparameterized in kinds
+
+    def moved(self, draws: Draws) -> Moved | None:
+        """Latent sites of the model as draws of its own laws, which its parameters move."""
+        if not any(getattr(e, "model", False) for e in self._estimators):
+            return None
+        z = stop(draws.values)
+
+        def row(values: dict[str, Array]) -> tuple[dict, dict]:
+            sites = self._model_sites(values, self.params)
+            there, own = {}, {}
+            for name in self.structure.random:
+                value = path(sites[name]["fn"], values[name]) if name in sites else None
+                if value is not None:
+                    there[name] = value
+                    own[name] = log_prob({**sites[name], "value": value}) - log_prob(sites[name])
+            return there, own
+
+        there, own = over_rows(row, (0,), draws.rows)(dict(z))
+        if not own:
+            raise TargetError(
+                f"{self.name}: expected with DoublyReparameterized(model=True) a model some of "
+                "whose latent sites are Normal or scalar with a cdf; "
+                f"{sorted(self.structure.random)} are not. Use vi.DoublyReparameterized()."
+            )
+        return Moved(GuideDraws({**z, **there}), self._terms("p", own))
 
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "GuideSource":
         """The same with stopped parameters, and some sites held where a flag is set."""
@@ -222,6 +249,10 @@ class GuideSource:
         return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
 
     def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        sites = self._model_sites(values, params)
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _model_sites(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
         model = substitute(model, data=self._rows)
         with warnings.catch_warnings():
@@ -235,7 +266,7 @@ class GuideSource:
             )
         self._note("p", sites)
         self._latent = {n for n, s in sites.items() if _is_latent(s)}
-        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+        return sites
 
     def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
         """The guide at given values of its random sites; points (Delta sites) follow."""
@@ -301,12 +332,11 @@ def log_prob(site: dict, intermediates: Any = None) -> Array:
     """Log density of a site at its value, ``(*batch,)``, scaled as its plates and handlers say."""
     fn, value = site["fn"], site["value"]
     intermediates = intermediates if intermediates is not None else site["intermediates"]
-    try:
-        jnp.broadcast_shapes(jnp.shape(value), tuple(fn.shape()))
-    except ValueError:
+    if not site["is_observed"] and jnp.shape(value) != tuple(fn.shape()):
         raise TargetError(
             f"objective: expected model and guide to agree on the shape of site '{site['name']}'; "
-            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}."
-        ) from None
+            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}. Plates and batch "
+            "shapes must be the same; particles are not along a plate, they are num_particles."
+        )
     found = fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value)
     return found if site["scale"] is None else site["scale"] * found

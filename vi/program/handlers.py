@@ -9,16 +9,19 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vi.errors import TargetError
-from vi.program.estimators import PATHWISE, AcceptReject, Enumerate, MeasureValued, Relaxed, Score
-from vi.program.rules import (
-    accept_reject,
-    enumerated,
-    from_noise,
-    log_prob_rows,
-    measure_valued,
-    relaxed,
-    support_value,
+from vi.program.draws import accept_reject, draw_implicit, relaxed
+from vi.program.estimators import (
+    PATHWISE,
+    SCORED,
+    AcceptReject,
+    Enumerate,
+    Implicit,
+    MeasureValued,
+    Relaxed,
+    RunningScore,
 )
+from vi.program.measures import enumerated, measure_valued
+from vi.program.rules import from_noise, log_prob_rows, support_value
 from vi.program.sites import Guard, Site, Structure, uses_noise
 
 stop = jax.lax.stop_gradient
@@ -106,8 +109,8 @@ class Drawing(Guard):
             self.log_weights[site.name] = log_prob_rows(fn, site.plates, value)
             return value
         key = self._key(site)
-        if isinstance(how, Relaxed):
-            value = relaxed(fn, how, key)
+        if isinstance(how, (Relaxed, Implicit)):
+            value = (relaxed if isinstance(how, Relaxed) else draw_implicit)(fn, how, key)
             return stop(value) if self.detached else value
         if isinstance(how, AcceptReject):
             value, log_pi = accept_reject(fn, how, key)
@@ -119,7 +122,7 @@ class Drawing(Guard):
         value = stop(fn.sample(key))
         if self.detached:
             return value
-        if isinstance(how, Score):
+        if isinstance(how, SCORED):
             self._score(site, fn.log_prob(value), self._baseline(site, how))
         elif isinstance(how, Enumerate):
             self.alternatives[site.name] = enumerated(fn, site.plates, site.support or 0)
@@ -135,17 +138,24 @@ class Drawing(Guard):
                 f"objective: expected detached draws of sites outside of numpyro's scan and cond; "
                 f"site '{site.name}' is inside. Use an objective that takes attached draws."
             )
-        if isinstance(site.estimator, Score) and not self.detached:
+        if isinstance(site.estimator, SCORED) and not self.detached:
             baseline = self._baseline(site, site.estimator)
             self._score(site, msg["fn"].log_prob(msg["value"]), baseline)
 
     def _score(self, site: Site, log_density: Array, baseline: Any, *, held: bool = True) -> None:
         plates = (self.structure.plates[name] for name in site.plates)
         scale = math.prod(plate.size / plate.rows for plate in plates)
+        if not isinstance(baseline, str):
+            baseline = jnp.asarray(baseline, log_density.dtype)
         self.scores[site.name] = log_density
         self.notes[site.name] = (baseline, scale, held)
 
-    def _baseline(self, site: Site, how: Score) -> Any:
+    def _baseline(self, site: Site, how: Any) -> Any:
+        if isinstance(how, RunningScore):
+            plates = {dim: self.structure.plates[name] for name, dim in site.plates.items()}
+            each = stop(how.mean) / math.prod(plate.size for plate in plates.values())
+            dims = range(min(plates, default=0), 0)
+            return jnp.broadcast_to(each, [plates[d].rows if d in plates else 1 for d in dims])
         if callable(how.baseline):
             args, kwargs = self.arguments
             return stop(how.baseline(*args, **kwargs))

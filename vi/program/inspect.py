@@ -9,7 +9,7 @@ from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
 from vi.errors import TargetError
-from vi.program.estimators import PATHWISE, Score
+from vi.program.estimators import MOVED, SCORED
 from vi.program.sites import Structure
 
 Program = Callable[[dict[str, Any], dict], Any]  # (values of sites, parameters) -> log densities
@@ -41,10 +41,10 @@ def inspect(
 ) -> None:
     """Raise a `TargetError` if a law or a path depends on parameters through a discontinuity."""
     sites = structure.random
-    scored = {name for name, site in sites.items() if isinstance(site.estimator, Score)}
+    scored = {name for name, site in sites.items() if isinstance(site.estimator, SCORED)}
     if not scored and not structure.branches:
         return
-    path = {n: x for n, x in values.items() if isinstance(sites[n].estimator, PATHWISE)}
+    path = {n: x for n, x in values.items() if isinstance(sites[n].estimator, MOVED)}
     rest = {n: x for n, x in values.items() if n not in path}
 
     def look(program: Program) -> Callable:

@@ -11,9 +11,11 @@ from jaxtyping import Array, Float
 from vi.errors import TargetError
 from vi.module import module, static
 from vi.program.estimate import estimate
-from vi.program.estimators import Estimator
+from vi.program.estimators import Estimator, Relaxed, RunningScore
 from vi.program.views import FamilySource
 from vi.targets import Target
+
+RUNNING = "_running"  # name of the estimators' states among NumPyro's mutable ones
 
 
 @module
@@ -85,6 +87,31 @@ class Objective:
         source = GuideSource(name, rng_key, model, guide, param_map, self.estimator, args, kwargs)
         return -estimate(self._run, source)
 
+    @property
+    def running(self) -> dict[str, RunningScore]:
+        """The estimators that have a state, by site; ``"*"`` where one is for all."""
+        given = self.estimator if isinstance(self.estimator, dict) else {"*": self.estimator}
+        return {name: how for name, how in given.items() if isinstance(how, RunningScore)}
+
+    def with_running(self, running: dict[str, RunningScore]) -> "Objective":
+        """The same, with other states of its estimators; as `running` gives them."""
+        if not running:
+            return self
+        given = self.estimator
+        new = {**given, **running} if isinstance(given, dict) else running["*"]
+        return dataclasses.replace(self, estimator=new)
+
+    def update(self, value: Float[Array, ""]) -> "Objective":
+        """The objective after one more estimate of it: what `RunningScore` remembers.
+
+        Args:
+          value: the estimate, minus the loss; not differentiated.
+
+        Returns:
+          The same objective; itself, if its estimators have no state.
+        """
+        return self.with_running({name: how.update(value) for name, how in self.running.items()})
+
     def plan(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> str:
         """How each site of a guide is differentiated, as a table to print.
 
@@ -95,7 +122,8 @@ class Objective:
           **kwargs: their keyword arguments.
 
         Returns:
-          One line for each site: its distribution, plates, estimator, and who chose it.
+          One line for each site: its distribution, plates, estimator, who chose it, and whether
+          it is biased.
 
         Raises:
           TargetError: for an estimator that a site does not allow.
@@ -119,23 +147,36 @@ class Objective:
         table = [("site", "distribution", "plates", "estimator")]
         for site in structure.sites.values():
             how = "follows from the others" if site.fixed else repr(site.estimator)
-            by_default = "" if site.chosen or site.fixed else " (default)"
+            note = "" if site.chosen or site.fixed else " (default)"
+            note += " (biased)" if isinstance(site.estimator, Relaxed) else ""
             plates = ", ".join(sorted(site.plates)) or "-"
-            table.append((site.name, site.kind, plates, how + by_default))
+            table.append((site.name, site.kind, plates, how + note))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
         return "\n".join(rows)
 
-    def loss_with_mutable_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What NumPyro calls when a guide or model has ``numpyro.mutable`` sites.
+    def loss_with_mutable_state(
+        self, rng_key: Array, param_map: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What NumPyro calls when there is a state beside the parameters: of `RunningScore`.
+
+        `vi.SVI` puts the state there. Arguments are those of `loss`.
+
+        Returns:
+          The loss and the state after it.
 
         Raises:
-          TargetError: always; objectives here are for models without such state.
+          TargetError: for ``numpyro.mutable`` sites; objectives here are for models without.
         """
-        raise TargetError(
-            f"{self.program.__name__}: expected no numpyro.mutable sites; the guide or model has "
-            "some. Use numpyro.infer.Trace_ELBO as the loss of models with mutable state."
-        )
+        if RUNNING not in param_map:
+            raise TargetError(
+                f"{self.program.__name__}: expected no numpyro.mutable sites; the guide or model "
+                "has some. Use numpyro.infer.Trace_ELBO as the loss of models with mutable state."
+            )
+        objective = self.with_running(param_map[RUNNING])
+        params = {name: x for name, x in param_map.items() if name != RUNNING}
+        loss = objective.loss(rng_key, params, *args, **kwargs)
+        return {"loss": loss, "mutable_state": {RUNNING: objective.update(-loss).running}}
 
 
 def objective(program: Callable) -> Callable[..., Objective]:

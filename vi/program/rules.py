@@ -1,4 +1,4 @@
-"""What estimators need to know of NumPyro's distributions: noise, supports, derivatives of laws."""
+"""What estimators need to know of NumPyro's distributions: noise, coordinates, supports."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,10 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.scipy.special import gammaln
 from jaxtyping import Array
-
-from vi.program.estimators import AcceptReject, Relaxed
 
 _WRAPPERS = (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)
 
@@ -131,120 +128,3 @@ def log_prob_rows(fn: Any, plates: dict[str, int], value: Array) -> Array:
     rows = set(plates.values())
     drop = tuple(d for d in range(-log_prob.ndim, 0) if d not in rows)
     return log_prob.sum(drop, keepdims=True) if drop else log_prob
-
-
-# ---- other values of a site, and weights that have the gradient of its law ---------------------
-
-
-def enumerated(fn: Any, plates: dict[str, int], size: int) -> tuple[Array, Array]:
-    """All values of a site, and their probabilities as weights."""
-    values = jax.vmap(lambda i: support_value(fn, plates, i))(jnp.arange(size))
-    log_probs = jax.vmap(lambda v: log_prob_rows(fn, plates, v))(values)
-    return values, _gradient_of(jnp.exp(log_probs))
-
-
-def _gradient_of(x: Array) -> Array:
-    return x - jax.lax.stop_gradient(x)
-
-
-MEASURE_VALUED = (
-    dist.Normal,
-    dist.BernoulliProbs,
-    dist.BernoulliLogits,
-    dist.CategoricalProbs,
-    dist.CategoricalLogits,
-    dist.Poisson,
-)
-
-
-def measure_valued(
-    fn: Any, plates: dict[str, int], value: Array, key: Array
-) -> tuple[Array, Array]:
-    """Values that differ from a draw in one coordinate, and weights: the weak derivative."""
-    base, where = unwrap(fn), Coordinates.of(fn, plates)
-    stop = jax.lax.stop_gradient
-    shape = value.shape
-    if isinstance(base, dist.Normal):
-        loc, scale = (jnp.broadcast_to(x, shape) for x in (base.loc, base.scale))
-        ray, maxwell, normal = jax.random.split(key, 3)
-        dtype = value.dtype
-        r = stop(scale) * jax.random.rayleigh(ray, 1.0, shape, dtype)
-        m = stop(scale) * jax.random.double_sided_maxwell(maxwell, 0.0, 1.0, shape, dtype)
-        n = stop(scale) * jax.random.normal(normal, shape, dtype)
-        moves = [stop(loc) + r, stop(loc) - r, stop(loc) + m, stop(loc) + n]
-        along = _gradient_of(loc) / (stop(scale) * math.sqrt(2 * math.pi))
-        across = _gradient_of(scale) / stop(scale)
-        weights = [along, -along, across, -across]
-    elif isinstance(base, (dist.BernoulliProbs, dist.BernoulliLogits)):
-        probs = jnp.broadcast_to(base.probs, shape)
-        moves = [jnp.ones_like(value), jnp.zeros_like(value)]
-        weights = [_gradient_of(probs), -_gradient_of(probs)]
-    elif isinstance(base, dist.Poisson):
-        moves = [value + 1]
-        weights = [_gradient_of(jnp.broadcast_to(base.rate, shape))]
-    else:
-        probs = jnp.broadcast_to(base.probs, (*shape, base.probs.shape[-1]))
-        moves = [jnp.full_like(value, v) for v in range(probs.shape[-1])]
-        weights = [_gradient_of(probs[..., v]) for v in range(probs.shape[-1])]
-    masks = where.masks()
-    values = jnp.concatenate([jnp.where(masks, move, value) for move in moves])
-    return values, where.to_batch(jnp.concatenate([jnp.where(masks, w, 0) for w in weights]))
-
-
-# ---- draws of other kinds ----------------------------------------------------------------------
-
-ACCEPT_REJECT = (dist.Gamma, dist.Beta, dist.Dirichlet)
-
-
-def accept_reject(fn: Any, how: AcceptReject, key: Array) -> tuple[Array, Array]:
-    """A draw by acceptance-rejection, and the log density of the noise that was accepted."""
-    base: Any = unwrap(fn)
-    lead = fn.shape()[: len(fn.shape()) - len(base.event_shape)]
-    if isinstance(base, dist.Gamma):
-        value, log_pi = _gamma(key, jnp.broadcast_to(base.concentration, lead), how.augment)
-        rate: Any = base.rate
-        return value / rate, log_pi
-    if isinstance(base, dist.Beta):
-        shape = jnp.stack(
-            [jnp.broadcast_to(x, lead) for x in (base.concentration1, base.concentration0)], -1
-        )
-    else:
-        shape = jnp.broadcast_to(base.concentration, fn.shape())
-    value, log_pi = _gamma(key, shape, how.augment)
-    value = value / value.sum(-1, keepdims=True)
-    log_pi = log_pi.sum(-1)
-    return (value[..., 0] if isinstance(base, dist.Beta) else value), log_pi
-
-
-def _gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
-    """Gamma draws of unit rate by Marsaglia and Tsang's map, the shape raised by ``augment``."""
-    draw_key, uniform_key = jax.random.split(key)
-    raised = shape + augment
-    b = raised - 1 / 3
-    c = 1 / jnp.sqrt(9 * b)
-    drawn = jax.lax.stop_gradient(jax.random.gamma(draw_key, raised))
-    noise = jax.lax.stop_gradient((jnp.cbrt(drawn / b) - 1) / c)
-    v = 1 + c * noise
-    z = b * v**3
-    log_pi = (raised - 1) * jnp.log(z) - z - gammaln(raised) + jnp.log(3 * b * c * v**2)
-    uniform = jax.random.uniform(uniform_key, (augment, *shape.shape), shape.dtype, minval=1e-30)
-    steps = jnp.arange(augment, dtype=shape.dtype).reshape(-1, *(1,) * shape.ndim)
-    return z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0)), log_pi
-
-
-def relaxed(fn: Any, how: Relaxed, key: Array) -> Array:
-    """A draw of the binary concrete distribution, rounded if asked for."""
-    base: Any = unwrap(fn)
-    logits = (
-        base.logits
-        if isinstance(base, dist.BernoulliLogits)
-        else jax.scipy.special.logit(base.probs)
-    )
-    logits = jnp.broadcast_to(logits, fn.shape())
-    soft = jax.nn.sigmoid(
-        (logits + jax.random.logistic(key, logits.shape, logits.dtype)) / how.temperature
-    )
-    if not how.straight_through:
-        return soft
-    hard = jnp.round(jax.lax.stop_gradient(soft))
-    return hard + _gradient_of(soft)

@@ -14,25 +14,23 @@ from numpyro.primitives import Messenger
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
+from vi.program.draws import ACCEPT_REJECT, BERNOULLI, has_cdf, is_one_hot
 from vi.program.estimators import (
     PATHWISE,
+    SCORED,
     AcceptReject,
     Enumerate,
     Estimator,
+    Implicit,
     MeasureValued,
     Pathwise,
     Relaxed,
+    RunningScore,
     Score,
     SiteEstimator,
 )
-from vi.program.rules import (
-    ACCEPT_REJECT,
-    MEASURE_VALUED,
-    is_masked,
-    noise_size,
-    support_size,
-    unwrap,
-)
+from vi.program.measures import MEASURE_VALUED
+from vi.program.rules import is_masked, noise_size, support_size, unwrap
 
 SMALL = 64  # joint values up to which a discrete site is enumerated by default
 
@@ -192,6 +190,12 @@ def choose(
         if facts["name"] in given:
             return given[facts["name"]], True
         given = given.get("*")
+    if isinstance(own, RunningScore):
+        raise TargetError(
+            f"objective: expected RunningScore, which has a state, to be given to the objective; "
+            f"site '{facts['name']}' has it in its infer. Write "
+            f"estimator={{'{facts['name']}': vi.RunningScore()}} in the objective."
+        )
     chosen = own if own is not None else given
     if chosen is not None:
         return chosen, True
@@ -204,39 +208,48 @@ def choose(
 
 def check(site: Site, base: Any) -> None:
     """Raise a `TargetError` where an estimator would be biased or has no rule."""
-    how, valid = site.estimator, _valid(site, base)
-    if isinstance(how, PATHWISE) and not site.reparameterised:
+    how = site.estimator
+    if _allows(type(how), site, base):
+        return
+    kinds = (*PATHWISE, *SCORED, Enumerate, MeasureValued, AcceptReject, Implicit, Relaxed)
+    valid = [kind.__name__ for kind in kinds if _allows(kind, site, base)]
+    if isinstance(how, PATHWISE):
         raise TargetError(
             f"objective: expected sites with pathwise gradients; guide site '{site.name}' "
             f"({site.kind}) has none, and {type(how).__name__} would be biased. Valid here: "
             f"{valid}; or numpyro.infer.TraceGraph_ELBO as the loss."
         )
-    if type(how).__name__ not in valid:
-        where = " inside numpyro's scan or cond" if site.inside else ""
-        where += " under a mask" if site.masked else ""
-        raise TargetError(
-            f"objective: expected for guide site '{site.name}' ({site.kind}){where} one of the "
-            f"estimators {valid}; got {how!r}. Choose one of these for the site."
-        )
+    where = " inside numpyro's scan or cond" if site.inside else ""
+    where += " under a mask" if site.masked else ""
+    raise TargetError(
+        f"objective: expected for guide site '{site.name}' ({site.kind}){where} one of the "
+        f"estimators {valid}; got {how!r}. Choose one of these for the site."
+    )
 
 
-def _valid(site: Site, base: Any) -> list[str]:
-    kinds = []
-    if site.reparameterised:
-        kinds += [kind.__name__ for kind in PATHWISE]
-    if not site.inside or not site.reparameterised:
-        kinds.append(Score.__name__)
+def _allows(kind: type, site: Site, base: Any) -> bool:
+    """Whether a site allows a kind of estimator."""
+    if kind in PATHWISE:
+        return site.reparameterised
+    if kind in SCORED:
+        return not (site.inside and site.reparameterised)
     if site.inside:
-        return kinds
-    if site.support is not None:
-        kinds.append(Enumerate.__name__)
-    if isinstance(base, MEASURE_VALUED) and not site.masked:
-        kinds.append(MeasureValued.__name__)
-    if isinstance(base, ACCEPT_REJECT):
-        kinds.append(AcceptReject.__name__)
-    if isinstance(base, (dist.BernoulliProbs, dist.BernoulliLogits)):
-        kinds.append(Relaxed.__name__)
-    return kinds
+        return False
+    if kind is Enumerate:
+        return site.support is not None
+    if kind is MeasureValued:
+        return isinstance(base, MEASURE_VALUED) and not site.masked
+    if kind is AcceptReject:
+        given = getattr(site.estimator, "transform", None) is not None
+        return isinstance(base, ACCEPT_REJECT) or (given and _is_scalar(base))
+    if kind is Implicit:
+        given = getattr(site.estimator, "cdf", None) is not None
+        return has_cdf(base) or (given and _is_scalar(base))
+    return isinstance(base, BERNOULLI) or is_one_hot(base)
+
+
+def _is_scalar(base: Any) -> bool:
+    return not base.event_shape and not base.support.is_discrete
 
 
 def discover(

@@ -4,22 +4,60 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vi.errors import TargetError
-from vi.families import Delta
+from vi.families import Delta, Gaussian
+from vi.families.scale import DiagonalScale
 from vi.program.axis import Plate
 from vi.program.estimators import (
     PATHWISE,
+    SCORED,
+    STICKING,
     DoublyReparameterized,
     Estimator,
+    MeasureValued,
+    PathGradient,
     Pathwise,
-    Score,
-    StickingTheLanding,
+    RunningScore,
 )
-from vi.program.tape import Draws, ScoreTerm, Term, Through
+from vi.program.surrogate import only_gradient, stop
+from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
 
-stop = jax.lax.stop_gradient
+_WHY_NOT = {
+    "Enumerate": "sums over the values of discrete sites (components of mixtures are summed over "
+    "by q.expect under vi.Pathwise())",
+    "Relaxed": "relaxes discrete sites",
+    "AcceptReject": "is for draws by acceptance-rejection; those of families have a path",
+    "Implicit": "is for scalar laws without a path; draws of families have one",
+    "MeasureValued": "knows mean-field Gaussians only",
+    "dict": "names the sites of a guide",
+}
+
+
+def check_estimator(name: str, how: Any, q: Any) -> None:
+    """Raise a `TargetError` if a family on the flat vector does not go with an estimator."""
+    point = isinstance(q, Delta)
+    mean_field = isinstance(q, Gaussian) and isinstance(q.scale, DiagonalScale)
+    if isinstance(how, DoublyReparameterized) and how.model:
+        raise TargetError(
+            f"{name}: expected DoublyReparameterized(model=True) with a NumPyro model that has "
+            "parameters; a target has none. Use vi.DoublyReparameterized(), or vi.SVI."
+        )
+    if isinstance(how, PATHWISE) or (isinstance(how, SCORED) and not point):
+        return
+    if isinstance(how, MeasureValued) and mean_field:
+        return
+    kind, valid = type(how).__name__, [k.__name__ for k in PATHWISE]
+    valid += [] if point else [k.__name__ for k in SCORED]
+    valid += [MeasureValued.__name__] if mean_field else []
+    scored = isinstance(how, SCORED)
+    why = "needs a density, which a point has not" if scored else _WHY_NOT.get(kind, "is unknown")
+    raise TargetError(
+        f"{name}: expected for the family {type(q).__name__} one of the estimators {valid}; got "
+        f"{how!r}, which {why}. Estimators by site are for NumPyro guides (vi.SVI)."
+    )
 
 
 class FamilySource:
@@ -40,15 +78,8 @@ class FamilySource:
         self.name, self._key, self._batch_key = name, path_key, batch_key
         self._q, self._target = q, target
         self._estimator = Pathwise() if estimator is None else estimator
-        if not isinstance(self._estimator, (*PATHWISE, Score)) or (
-            isinstance(self._estimator, Score) and isinstance(q, Delta)
-        ):
-            raise TargetError(
-                f"{name}: expected Pathwise, StickingTheLanding, DoublyReparameterized or, unless "
-                f"the family is a point, Score for a family on the flat vector; got "
-                f"{self._estimator!r} with {type(q).__name__}. Estimators by site are for NumPyro "
-                "guides (vi.SVI)."
-            )
+        self._forced: tuple[Array, Array] | None = None
+        check_estimator(name, self._estimator, q)
 
     @property
     def minibatch(self) -> frozenset[str]:
@@ -58,7 +89,7 @@ class FamilySource:
     @property
     def through(self) -> Through:
         """What the density of q is differentiated through."""
-        return "draws" if isinstance(self._estimator, StickingTheLanding) else "both"
+        return "draws" if isinstance(self._estimator, STICKING) else "both"
 
     @property
     def doubly(self) -> bool:
@@ -68,17 +99,22 @@ class FamilySource:
     def draw(self, index: int, num_particles: int, *, weighted: bool, detached: bool) -> Draws:
         """Draws; weighted ones of mixtures come from each component."""
         key = jax.random.fold_in(self._key, index) if index else self._key
-        if isinstance(self._estimator, Score):
+        if detached:
+            return Draws(stop(self._q.sample(key, num_particles)), num_particles)
+        if isinstance(self._estimator, SCORED):
             z = stop(self._q.sample(key, num_particles))
-            if detached:
-                return Draws(z, num_particles)
             score = Term("z", self._q.log_prob(z), {})
             return Draws(
                 z, num_particles, scores=(ScoreTerm(score, self._baseline(num_particles)),)
             )
-        if detached:
-            return Draws(stop(self._q.sample(key, num_particles)), num_particles)
-        z, weights = self._q.draw(self._q.noise(key, num_particles))
+        if isinstance(self._estimator, MeasureValued):
+            return self._measured(key, num_particles)
+        noise = self._q.noise(key, num_particles)
+        if isinstance(self._estimator, PathGradient) and hasattr(self._q, "draw_and_score"):
+            z, log_q, score = self._q.draw_and_score(noise)
+            log_q = stop(log_q) + only_gradient(jnp.sum(stop(score) * z, -1))
+            return Draws(z, num_particles, context=(Term("z", log_q, {}),))
+        z, weights = self._q.draw(noise)
         if z.shape[0] == num_particles:
             return Draws(z, num_particles)
         if not weighted:
@@ -89,7 +125,24 @@ class FamilySource:
             )
         return Draws(z, num_particles, z.shape[0] // num_particles, weights=weights)
 
+    def _measured(self, key: Array, num_particles: int) -> Draws:
+        """Draws, and others that differ in one coordinate."""
+        import numpyro.distributions as dist
+
+        from vi.program.measures import measure_valued
+
+        z = stop(self._q.sample(key, num_particles))
+        law = dist.Normal(self._q.loc, self._q.scale.diagonal).to_event(1)
+        keys = jax.random.split(jax.random.fold_in(key, 1), num_particles)
+        others, weights = jax.vmap(lambda z, key: measure_valued(law, {}, z, key))(z, keys)
+        if self._forced is not None:
+            z = jnp.where(*self._forced, z)
+        alternatives = {"z": Alternatives(others, Term("z", weights, {}))}
+        return Draws(z, num_particles, alternatives=alternatives)
+
     def _baseline(self, num_particles: int) -> Any:
+        if isinstance(self._estimator, RunningScore):
+            return stop(self._estimator.mean).astype(self._target.layout.dtype)
         baseline = self._estimator.baseline  # type: ignore[union-attr]
         if callable(baseline):
             return stop(baseline())
@@ -116,9 +169,10 @@ class FamilySource:
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the target or the family."""
-        del draws
         if side == "prior":
             raise TargetError(self._no_prior)
+        if side == "q" and through == "draws" and draws is not None and draws.context is not None:
+            return draws.context  # of the family's own recursion
         z = stop(z) if through == "parameters" else z
         if side == "p":
             log_density: Callable = self._target.log_density
@@ -126,11 +180,18 @@ class FamilySource:
         q = stop(self._q) if through == "draws" else self._q
         return (Term("z", q.log_prob(z), {}),)
 
+    def moved(self, draws: Draws) -> None:
+        """None: a target has no parameters."""
+        del draws
+
     def parents(self, side: str, term: str) -> frozenset[str]:
         """Everything depends on the one site."""
         del side, term
         return frozenset({"z"})
 
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "FamilySource":
-        """Never asked for: the vector has no alternatives."""
-        raise AssertionError(forced)
+        """The same with stopped parameters, and the draws held where a flag is set."""
+        other = object.__new__(FamilySource)
+        other.__dict__.update(self.__dict__)
+        other._q, other._forced = stop(self._q), forced["z"]
+        return other

@@ -20,7 +20,8 @@ def explain(target: Target, z: jax.Array) -> str:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPyro warns of what the sentences below say better
-        factors = jax.tree.map(np.asarray, target.structure.log_factors(target.data, z))
+        evaluate = jax.jit(target.structure.log_factors)  # traced: NumPyro checks no values
+        factors = jax.tree.map(np.asarray, evaluate(target.data, z))
     said = []
     for name, value in factors.items():
         bad = np.argwhere(~np.isfinite(value))

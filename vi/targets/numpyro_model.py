@@ -18,6 +18,7 @@ from vi.errors import TargetError
 from vi.targets.arguments import Arguments
 from vi.targets.cost import count_operations
 from vi.targets.layout import Layout
+from vi.targets.observed import check_shapes, kind_of
 from vi.targets.running import RUNNING_A_MODEL
 
 Sites = dict[str, jax.Array]
@@ -44,6 +45,7 @@ class NumPyroModel:
         self.arguments = arguments
         self.plates: dict[str, tuple[int, int]] = {}
         self.all_rows = True  # whether subsampled plates can be run on all their indices
+        self.observes = False  # whether any site, or factor, depends on data
         self._learn(data)
 
     # ---- structure -----------------------------------------------------------------------
@@ -122,6 +124,9 @@ class NumPyroModel:
                 elif site["type"] == "sample" and not site["is_observed"]:
                     transform = biject_to(site["fn"].support)
                     found[name] = tuple(transform.inverse_shape(jnp.shape(site["value"])))
+                elif site["type"] == "sample":
+                    self.observes = True
+                    check_shapes(name, site)
 
         jax.eval_shape(run, data)
         return found
@@ -135,9 +140,10 @@ class NumPyroModel:
         if fn.support is not None and fn.support.is_discrete:
             raise TargetError(
                 f"vi.target: expected continuous latent sites; got discrete site '{name}' "
-                f"({type(fn).__name__}). Sum it out in the model (for a mixture, "
-                "dist.MixtureSameFamily or numpyro.factor with logsumexp), or fit the model with "
-                "vi.SVI, a guide for that site and numpyro.infer.TraceGraph_ELBO."
+                f"({kind_of(fn)}). If it is data, pass it as obs=. Else sum it out in the model "
+                "(for a mixture, dist.MixtureSameFamily or numpyro.factor with logsumexp), or fit "
+                "with vi.SVI(model, guide, optimizer, vi.elbo(num_particles=4)) and a guide that "
+                "samples it: discrete sites are enumerated or scored there."
             )
         while isinstance(fn, (dist.Independent, dist.ExpandedDistribution)):
             fn = fn.base_dist
@@ -296,6 +302,18 @@ class NumPyroModel:
             for name, site in sites.items()
             if site["type"] == "sample"
         }
+
+    def log_likelihoods(self, data: list, z: jax.Array) -> dict[str, jax.Array]:
+        """Log density of every observation at ``z``, also where ``to_event`` would sum them."""
+        _, sites = self._trace(data, self.layout.unravel(z), None)
+        out = {}
+        for name, site in sites.items():
+            fn = site["fn"] if site["type"] == "sample" and site["is_observed"] else dist.Unit(0.0)
+            while isinstance(fn, dist.Independent):
+                fn = fn.base_dist
+            if not isinstance(fn, dist.Unit):
+                out[name] = fn.log_prob(site["value"])
+        return out
 
 
 def _fill_site(site: dict, u: jax.Array, minibatch: dict[str, jax.Array]) -> jax.Array:
