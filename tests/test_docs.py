@@ -1,4 +1,4 @@
-"""The pages as they stand in the repository: numbers are those of the code, links lead somewhere."""
+"""Pages as they stand in the repository: numbers are the code's, links lead somewhere."""
 
 import importlib
 import re
