@@ -68,6 +68,9 @@ class Estimator(NamedTuple):
 ESTIMATORS: dict[str, Estimator] = {
     "elbo_pathwise": Estimator(lambda: vi.elbo(num_particles=4), differentiable=True),
     "elbo_pathwise_mixture": Estimator(lambda: vi.elbo(num_particles=4), "mixture", True),
+    "elbo_entropy": Estimator(
+        lambda: vi.elbo(num_particles=4, analytic="entropy"), differentiable=True
+    ),
     "elbo_sticking_the_landing": Estimator(
         lambda: vi.elbo(num_particles=4, estimator=vi.StickingTheLanding())
     ),

@@ -1,29 +1,12 @@
 """Many gradients of an objective of a guide and model, and their comparison with the exact one."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import vi
 from tests.stats import assert_mean
 from vi.compile import quick_jit
 
 NUM = 8192
-ESTIMATORS = {
-    "pathwise": vi.Pathwise(),
-    "sticking": vi.StickingTheLanding(),
-    "doubly": vi.DoublyReparameterized(),
-    "score": vi.Score(),
-    "score_none": vi.Score(baseline="none"),
-    "score_given": vi.Score(baseline=lambda *args: jnp.array(-1.3)),
-    "enumerate": vi.Enumerate(),
-    "measure": vi.MeasureValued(),
-    "accept_reject": vi.AcceptReject(),
-    "augmented": vi.AcceptReject(augment=3),
-    "path_gradient": vi.PathGradient(),
-    "running": vi.RunningScore(total=jnp.array(-1.3), weight=jnp.array(1.0)),
-    "implicit": vi.Implicit(),
-}
 
 
 def gradients(objective, params, model, guide, *args, num=NUM):

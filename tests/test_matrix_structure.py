@@ -15,7 +15,8 @@ from numpyro.contrib.control_flow import cond, scan
 from scipy import special
 
 import vi
-from tests.gradients import ESTIMATORS, attempt, compare, gradients
+from tests.gradients import attempt, compare, gradients
+from tests.matrix import ESTIMATORS
 from tests.stats import assert_mean
 
 # ---- plates, minibatches, and several sites ----------------------------------------------------

@@ -12,9 +12,12 @@ import optax
 import pytest
 
 import vi
+from tests.gradients import compare, gradients
 from tests.stats import assert_mean
 from vi.compile import quick_jit
 from vi.program.batch import kernel, mmd
+from vi.random import fast_key
+from vi.stochastic import StochasticRun
 
 KEY = jax.random.key(0)
 MEAN = np.array([0.5, -1.0, 0.3])
@@ -98,6 +101,48 @@ def test_tempering_and_arrays_do_not_compile_again(target, x64):
     assert "temperature" in repr(vi.tempered_elbo(temperature=jnp.array(0.5)))
 
 
+RAMP = vi.scheduled(lambda t: 0.2 + 0.3 * t)
+
+
+def test_schedules_follow_the_steps_of_a_fit():
+    """Three steps of gradient descent by hand, at inverse temperatures 0.2, 0.5 and 0.8."""
+    target = vi.target(log_density, jnp.zeros(3))
+    objective = vi.tempered_elbo(num_particles=2, temperature=RAMP)
+    run = StochasticRun(target, family(), KEY, objective, optax.sgd(0.1), 3, 2)
+    found = run.advance(run.initial())
+    q = family()
+    for t, beta in enumerate((0.2, 0.5, 0.8)):
+        at = vi.tempered_elbo(num_particles=2, temperature=beta)
+        _, grads = at(jax.random.fold_in(fast_key(KEY), t), q, target)
+        q = jax.tree.map(lambda x, g: x - 0.1 * g, q, grads)
+    assert np.allclose(found.q.loc, q.loc, rtol=1e-5)
+    assert np.allclose(found.q.scale.raw, q.scale.raw, rtol=1e-5)
+
+
+def test_schedules_need_a_number_of_steps(target):
+    objective = vi.tempered_elbo(num_particles=2, temperature=RAMP)
+    with pytest.raises(ValueError, match=r"num_steps with the scheduled options \['temperature'\]"):
+        StochasticRun(target, family(), KEY, objective, optax.sgd(0.1), None, 2)
+    with pytest.raises(ValueError, match=r"a step for the scheduled options \['temperature'\]"):
+        objective.value(KEY, family(), target)
+    assert "temperature=Scheduled" in repr(objective)
+
+
+def test_schedules_follow_the_steps_of_svi(x64):
+    objective = vi.data_emphasised_elbo(emphasis=RAMP)
+    svi = vi.SVI(model, guide, optax.sgd(0.0), objective)
+    found = svi.run(KEY, 3, progress_bar=False)
+    state, losses = svi.init(KEY), []
+    at = lambda key, e: vi.data_emphasised_elbo(emphasis=e).loss(
+        key, svi.get_params(state), model, guide
+    )
+    by_hand, key = quick_jit(at), state.rng_key
+    for emphasis in (0.2, 0.5, 0.8):
+        key, step_key = jax.random.split(key)
+        losses.append(by_hand(step_key, jnp.array(emphasis)))
+    assert np.allclose(found.losses, losses)
+
+
 # ---- model and guide ---------------------------------------------------------------------------
 
 Y = np.array([0.3, 1.2, -0.4, 2.0, 0.9])
@@ -133,6 +178,8 @@ def test_piwae_routes_two_losses(x64):
     assert np.isclose(ours["a"], loose["a"])
     assert np.isclose(ours["s"], loose["s"])
     assert not np.isclose(ours["a"], tight["a"])
+    wake = graded(vi.reweighted_wake_sleep(num_particles=6))[1]
+    assert np.isclose(wake["t"], tight["t"])  # wake-θ
     assert np.isclose(graded(vi.piwae(num_bounds=2, num_particles=3))[0], value)
 
 
@@ -307,6 +354,41 @@ def test_gradient_noise_of_a_known_estimator(x64):
     assert "snr" in str(noise)
 
 
+@pytest.mark.parametrize(
+    "make", [pytest.param(vi.mean_field, marks=pytest.mark.slow), vi.full_rank]
+)
+def test_reference_noise(make, x64):
+    """Squared errors of gradients of a quadratic have the mean given. Twin: 10 % off."""
+    precision = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
+    quadratic = vi.target(lambda x: -0.5 * (x - MEAN) @ precision @ (x - MEAN), jnp.zeros(3))
+    q = make(3, loc=jnp.array([0.2, -0.7, 0.3]), scale=0.6)
+    objective = vi.elbo(num_particles=2, analytic="entropy")
+    one = lambda key: objective(key, q, quadratic)[1]
+    found = quick_jit(jax.vmap(one))(jax.random.split(KEY, 16_000))
+    off = lambda q: q.loc - MEAN
+    minus_elbo = lambda q: (
+        0.5 * (off(q) @ precision @ off(q) + jnp.trace(precision @ q.covariance())) - q.entropy()
+    )
+    errors = jax.tree.map(jnp.subtract, found, jax.grad(minus_elbo)(q))
+    squares = sum(jnp.sum(e.reshape(len(e), -1) ** 2, 1) for e in jax.tree.leaves(errors))
+    reference = vi.reference_noise(q, quadratic, num_particles=2)
+    assert_mean(squares, reference.quadratic)
+    with pytest.raises(AssertionError):
+        assert_mean(squares, 1.1 * reference.quadratic)
+    assert reference.bound > reference.quadratic
+    with pytest.raises(ValueError, match=r"positive='linear'"):
+        vi.reference_noise(make(3, positive="exp"), quadratic)
+
+
+def test_the_bound_on_noise_is_attained(x64):
+    """By a dense scale of one coordinate under a quadratic of one curvature, less the mean."""
+    target = vi.target(lambda x: -0.7 * jnp.sum((x - 1) ** 2), jnp.zeros(1))
+    q = vi.full_rank(1, loc=jnp.array([0.4]), scale=0.6)
+    found = vi.reference_noise(q, target)
+    mean = 1.4**2 * (0.6**2 + 0.6**2)
+    assert np.isclose(found.bound - mean, found.quadratic)
+
+
 def test_enumeration_over_pairs_agrees_with_vimco(x64):
     """VIMCO of three particles, exactly: the mean over all triples of values of two bits."""
     logits = jnp.array([0.3, -0.5])
@@ -331,3 +413,82 @@ def test_enumeration_over_pairs_agrees_with_vimco(x64):
     one = lambda key: jax.grad(lambda l: -objective.loss(key, {"l": l}, p, q))(logits)
     found = quick_jit(jax.vmap(one))(jax.random.split(KEY, 16_000))
     assert_mean(found, jax.grad(exact)(logits))
+
+
+# ---- sleep -------------------------------------------------------------------------------------
+
+
+def pair(x, size=None):
+    t = numpyro.param("t", 0.3)
+    with numpyro.plate("rows", 4, subsample_size=size) as i:
+        z = numpyro.sample("z", dist.Normal(t, 1.0))
+        numpyro.sample("x", dist.Normal(z, 0.5), obs=x[i])
+
+
+def amortised(x, size=None):
+    a, s = numpyro.param("a", 0.4), numpyro.param("s", 0.7)
+    with numpyro.plate("rows", 4, subsample_size=size) as i:
+        numpyro.sample("z", dist.Normal(a * x[i], s))
+
+
+def test_sleep(x64):
+    """Four data, two of them in a batch: z - a x has the mean (1 - a) t and a known variance."""
+    at = {"t": jnp.array(0.3), "a": jnp.array(0.4), "s": jnp.array(0.7)}
+
+    def exact(p):
+        t = jax.lax.stop_gradient(p["t"])
+        square = (1 - p["a"]) ** 2 * (1 + t**2) + p["a"] ** 2 * 0.25
+        return 4 * (-jnp.log(p["s"]) - 0.5 * jnp.log(2 * jnp.pi) - square / (2 * p["s"] ** 2))
+
+    objective = vi.sleep(arguments={"x": "x"}, num_particles=2)
+    data = jnp.array([5.0, -9.0, 2.0, 4.0])  # of no account
+    compare(gradients(objective, at, pair, amortised, data, 2), exact, at)
+    twin = vi.objective(lambda p, q: jnp.mean(q.log_density(p.sample_prior(2))))  # at those data
+    with pytest.raises(AssertionError):
+        compare(gradients(twin(), at, pair, amortised, data, None, num=64), exact, at)
+    with pytest.raises(vi.TargetError, match=r"an observed site, out of \['x'\]"):
+        vi.sleep(arguments={"z": "x"}).loss(KEY, at, pair, amortised, data)
+    target = vi.target(log_density, jnp.zeros(3))
+    with pytest.raises(vi.TargetError, match=r"without .* simulate"):
+        vi.sleep(arguments={"x": "x"}).value(KEY, family(), target)
+
+
+# ---- degenerate cases --------------------------------------------------------------------------
+
+
+def test_too_few_particles(target):
+    run = lambda objective: objective.value(KEY, family(), target)
+    for name in ("f_divergence", "log_variance"):
+        options = {"generator": jnp.negative} if name == "f_divergence" else {}
+        with pytest.raises(ValueError, match=rf"{name}: expected num_particles >= 2"):
+            run(getattr(vi, name)(num_particles=1, **options))
+    with pytest.raises(ValueError, match="at least one particle"):
+        run(vi.elbo(num_particles=0))
+    with pytest.raises(ValueError, match="expected at least two points"):
+        mmd(jnp.zeros((1, 2)), jnp.zeros((3, 2)), kernel("rbf", 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["iwae", "renyi", "chi_square", "forward_kl", "reweighted_wake_sleep"]
+)
+def test_particles_of_no_weight_do_no_harm(name, x64):
+    """Half of the draws are outside of the target's support; values are those of the others."""
+    half = vi.target(lambda x: jnp.where(x[0] > 0, -x[0], -jnp.inf), jnp.ones(1))
+    q = vi.mean_field(1, loc=jnp.array([0.1]))
+    options = {"alpha": 0.5} if name == "renyi" else {}
+    objective = getattr(vi, name)(num_particles=8, **options)
+    loss, grads = objective(KEY, q, half)
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
+
+
+def test_large_log_weights_are_reduced_in_log_space():
+    """Weights of e^1000 in single precision."""
+    target = vi.target(lambda x: 1000.0 - 0.5 * jnp.sum(x**2), jnp.zeros(2))
+    q = vi.mean_field(2, scale=0.8)
+    for objective in (
+        vi.iwae(num_particles=4), vi.renyi(num_particles=4, alpha=-1.0),
+        vi.chi_square(num_particles=4), vi.forward_kl(num_particles=4),
+    ):  # fmt: skip
+        loss, grads = objective(KEY, q, target)
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((loss, grads)))

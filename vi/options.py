@@ -73,7 +73,7 @@ class FitOptions:
 
     def _check_kinds(self) -> None:
         """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
-        if any(kind.__name__ == "AutoGuide" for kind in type(self.family).__mro__):
+        if any(kind.__name__ == "AutoGuide" for kind in type(self.family).mro()):
             raise TypeError(
                 f"vi.fit: expected a family; got the guide {type(self.family).__name__}. Guides go "
                 "to vi.SVI(model, guide, optimizer, objective); vi.fit takes family='mean_field', "

@@ -73,6 +73,13 @@ class StochasticRun:
           decays: how often the test lowers the learning rate before it ends the run; the
             optimizer must then be an `optax.inject_hyperparams` with a ``learning_rate``.
         """
+        if num_steps is None and isinstance(estimator, Objective) and estimator.schedules:
+            names = [name for name, _ in estimator.schedules]
+            raise ValueError(
+                f"vi.fit: expected num_steps with the scheduled options {names} of the objective, "
+                "whose values are not comparable from step to step, so that nothing can tell when "
+                "to stop. Give num_steps."
+            )
         self.target, self.q, self.key = target, q, key
         self.estimator = estimator
         self.optimizer = polynomial_average(optimizer)
@@ -241,7 +248,8 @@ def _chunk(
     def step(state: tuple) -> tuple[tuple, Array]:
         count, q, opt_state, skips, status, running = state
         step_key = jax.random.fold_in(key, count)
-        now = estimator.with_running(running) if running else estimator
+        now = estimator.at(count) if isinstance(estimator, Objective) else estimator
+        now = now.with_running(running) if running else now
         loss, grads = now(step_key, q, target)
         updates, new_opt_state = optimizer.update(
             grads,

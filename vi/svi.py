@@ -1,5 +1,6 @@
 """NumPyro's SVI, compiled once: the same signature, the same results."""
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import optax
 from jaxtyping import Array
 
 from vi.errors import LOOKS_AT_DATA
+from vi.program import Objective
 from vi.targets.arguments import Arguments
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class SVI:
       guide: a NumPyro guide or autoguide.
       optim: a NumPyro optimizer or an optax transformation, those that ask for an oracle of the
         loss (``value_fn``) included.
-      loss: a NumPyro ELBO or an objective such as ``vi.elbo(num_particles=10)``.
+      loss: a NumPyro ELBO or an objective such as ``vi.elbo(num_particles=10)``, whose
+        scheduled options (`vi.scheduled`) follow the steps of the state.
       **static_kwargs: arguments of model and guide that do not change.
 
     Example:
@@ -77,17 +80,25 @@ class SVI:
 
     def update(self, svi_state: "SVIState", *args: Any, **kwargs: Any) -> tuple["SVIState", Array]:
         """One step, and the loss before it; as NumPyro's."""
-        return self._svi.update(svi_state, *args, **kwargs)
+        return self._at(svi_state).update(svi_state, *args, **kwargs)
 
     def stable_update(
         self, svi_state: "SVIState", *args: Any, **kwargs: Any
     ) -> tuple["SVIState", Array]:
         """One step that is skipped if it leads to a non-finite loss or state; as NumPyro's."""
-        return self._svi.stable_update(svi_state, *args, **kwargs)
+        return self._at(svi_state).stable_update(svi_state, *args, **kwargs)
 
     def evaluate(self, svi_state: "SVIState", *args: Any, **kwargs: Any) -> Array:
         """The loss at a state; as NumPyro's."""
-        return self._svi.evaluate(svi_state, *args, **kwargs)
+        return self._at(svi_state).evaluate(svi_state, *args, **kwargs)
+
+    def _at(self, svi_state: "SVIState") -> Any:
+        """NumPyro's SVI with the objective's scheduled options at the state's step."""
+        if not (isinstance(self.loss, Objective) and self.loss.schedules):
+            return self._svi
+        now = copy.copy(self._svi)
+        now.loss = self.loss.at(svi_state.optim_state[0])
+        return now
 
     def run(
         self,
@@ -168,7 +179,7 @@ class SVI:
         key = (arguments, *mode)
         if key not in self._chunks:
             stable, forward = mode
-            step = self._svi.stable_update if stable else self._svi.update
+            step = self.stable_update if stable else self.update
 
             def run(state: "SVIState", data: list, count: Array) -> tuple["SVIState", Array]:
                 args, kwargs = arguments.join(data)

@@ -1,9 +1,11 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
 ``{methods} objectives`` (estimators, families, optimizers) lists what the packages export;
-``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it.
+``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
+the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
 """
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -107,6 +109,47 @@ class Contracts(SphinxDirective):
         return out
 
 
+class Matrix(SphinxDirective):
+    """Objective x estimator: the sites for which the matrix test finds the gradient unbiased."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table: estimators down, objectives across."""
+        registry = importlib.import_module("tests.matrix")
+        self.env.note_dependency(registry.__file__)
+        header = ["Estimator", *(f"`vi.{name}`" for name in registry.OBJECTIVES)]
+        rows = [
+            [_estimator(how), *(_cell(registry.CELLS, o, name) for o in registry.OBJECTIVES)]
+            for name, how in registry.ESTIMATORS.items()
+        ]
+        return [table(header, rows)]
+
+
+def _cell(cells: dict[tuple[str, str, str], str], objective: str, estimator: str) -> str:
+    """The sites with a gradient, those without bias first; or that there are none."""
+    parts, tested = [], any((o, e) == (objective, estimator) for o, _, e in cells)
+    for verdict, mark in (("unbiased", ""), ("biased", "**biased**: ")):
+        sites = [
+            site
+            for (o, site, e), found in cells.items()
+            if (o, e, found) == (objective, estimator, verdict)
+        ]
+        if sites:
+            parts.append(mark + ", ".join(sites))
+    return "; ".join(parts) or ("*error*" if tested else "not tested")
+
+
+def _estimator(how: Any) -> str:
+    """An estimator as it is written, a function among its options by what it is."""
+    options = {f.name: getattr(how, f.name) for f in dataclasses.fields(how)}
+    default = type(how)()
+    given = [
+        f"{name}=" + ("function" if callable(value) else repr(value))
+        for name, value in options.items()
+        if value != getattr(default, name)
+    ]
+    return f"`vi.{type(how).__name__}`" + (f" (``{', '.join(given)}``)" if given else "")
+
+
 def _rows(entries: dict[str, Any], dim: int) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one table of the registry."""
     fields = [f for f in getattr(next(iter(entries.values())), "_fields", ()) if f != "make"]
@@ -188,4 +231,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("methods", Methods)
     app.add_directive("contracts", Contracts)
+    app.add_directive("matrix", Matrix)
     return {"parallel_read_safe": True}

@@ -116,7 +116,7 @@ class MixtureSolver:
     def _advance(self, state: MixtureState) -> MixtureState:
         k, dim = self.start.num_components, self.target.dim
         generator, dtype = host_generator(self.key, 4, k, state.chunk), self.target.layout.dtype
-        rotations = directions_of(generator.standard_normal((CHUNK, k, dim, dim), dtype))
+        rotations = directions_of(generator.normal(size=(CHUNK, k, dim, dim)).astype(dtype))
         averaging = np.full(k, state.chunk >= CHUNKS)
         components = state.components._replace(averaging=averaging)
         logits, components, elbos = _run_chunk(rotations, state.logits, components, self.target)

@@ -5,7 +5,6 @@ from vi.program.bound import Penalised
 from vi.program.bounds import (
     chi_square,
     ciwae,
-    data_emphasised_elbo,
     iwae,
     miwae,
     piwae,
@@ -17,7 +16,14 @@ from vi.program.divergences import (
     forward_kl,
     log_variance,
     reweighted_wake_sleep,
+    sleep,
     symmetric_kl,
+)
+from vi.program.emphasised import (
+    cameron_martin,
+    data_emphasised_elbo,
+    functional_elbo,
+    momentum_teacher,
 )
 from vi.program.estimators import (
     AcceptReject,
@@ -32,9 +38,12 @@ from vi.program.estimators import (
     Score,
     StickingTheLanding,
 )
+from vi.program.expectation import LinearLogLikelihood, LogDensity, register_expectation
 from vi.program.marginal import marginal
 from vi.program.noise import GradientNoise, gradient_noise
-from vi.program.objective import Objective, elbo, objective, with_estimator
+from vi.program.normalize import normalize
+from vi.program.objective import Objective, elbo, objective, scheduled, with_estimator
+from vi.program.reference import ReferenceNoise, reference_noise
 
 __all__ = [
     "AcceptReject",
@@ -42,21 +51,26 @@ __all__ = [
     "Enumerate",
     "GradientNoise",
     "Implicit",
+    "LinearLogLikelihood",
+    "LogDensity",
     "MeasureValued",
     "Objective",
     "PathGradient",
     "Pathwise",
     "Penalised",
+    "ReferenceNoise",
     "Relaxed",
     "RunningScore",
     "Score",
     "StickingTheLanding",
+    "cameron_martin",
     "chi_square",
     "ciwae",
     "data_emphasised_elbo",
     "elbo",
     "f_divergence",
     "forward_kl",
+    "functional_elbo",
     "gradient_noise",
     "info_vae",
     "iwae",
@@ -64,10 +78,16 @@ __all__ = [
     "marginal",
     "miwae",
     "mmd",
+    "momentum_teacher",
+    "normalize",
     "objective",
     "piwae",
+    "reference_noise",
+    "register_expectation",
     "renyi",
     "reweighted_wake_sleep",
+    "scheduled",
+    "sleep",
     "symmetric_kl",
     "tempered_elbo",
     "with_estimator",

@@ -48,11 +48,19 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], k: Callable[[Array], Arr
     Returns:
       Shape ``()``; may be negative.
 
+    Raises:
+      ValueError: for samples of one point.
+
     Complexity: O((N + M)² D) time, O((N + M)²) memory.
 
     Reference: Gretton, Borgwardt, Rasch, Schölkopf and Smola (2012), "A kernel two-sample test",
     lemma 6.
     """
+    if min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"mmd: expected at least two points in each sample; got {len(x)} and {len(y)}. Take a "
+            "larger batch."
+        )
 
     def mean(a: Array, b: Array, *, same: bool) -> Array:
         squared = jnp.sum((a[:, None] - b[None]) ** 2, -1)

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vi.program.axis import Axis
+from vi.program.handed import FamilyView, ModelView
 from vi.program.tape import (
     Call,
     DensityCall,
     DrawCall,
-    FamilyView,
-    ModelView,
     Recording,
     Replaying,
 )

@@ -80,7 +80,7 @@ def miwae(p: Any, q: Any, *, num_bounds: int, num_particles: int) -> Float[Array
 
 
 @objective
-def ciwae(p: Any, q: Any, *, num_particles: int, beta: float) -> Float[Array, ""]:
+def ciwae(p: Any, q: Any, *, num_particles: int, beta: float | Array) -> Float[Array, ""]:
     r"""A convex combination of the ELBO and the importance-weighted bound.
 
     .. math:: β \tfrac1K \sum_k \log w_k + (1 - β) \log \tfrac1K \sum_k w_k
@@ -128,7 +128,7 @@ def piwae(p: Any, q: Any, *, num_bounds: int, num_particles: int) -> Float[Array
 
 
 @objective
-def renyi(p: Any, q: Any, *, num_particles: int, alpha: float) -> Float[Array, ""]:
+def renyi(p: Any, q: Any, *, num_particles: int, alpha: float | Array) -> Float[Array, ""]:
     r"""Rényi bound.
 
     .. math:: \mathcal L_α = \frac{1}{1 - α} \log E_q\big[w^{1-α}\big]
@@ -151,7 +151,7 @@ def renyi(p: Any, q: Any, *, num_particles: int, alpha: float) -> Float[Array, "
 
     Reference: Li and Turner (2016), "Rényi divergence variational inference", equations 9 and 11.
     """
-    if alpha == 1:
+    if not isinstance(alpha, jax.Array) and alpha == 1:
         raise ValueError("renyi: expected alpha other than 1; got 1. Use vi.elbo, its limit.")
     z = q.sample(num_particles)
     return log_mean_exp((1 - alpha) * (p.log_density(z) - q.log_density(z))) / (1 - alpha)
@@ -194,7 +194,8 @@ def tempered_elbo(
       p: view of the target.
       q: view of the family or guide.
       temperature: inverse temperature β; a JAX array may be changed from step to step without
-        a new compilation, ``dataclasses.replace(objective, arrays={"temperature": beta})``.
+        a new compilation, and `vi.scheduled` makes it a function of the step. The reference
+        takes :math:`\min(1, 0.01 + t / 10000)`.
       num_particles: draws the expectation is estimated with.
 
     Returns:
@@ -204,35 +205,3 @@ def tempered_elbo(
     equation 20.
     """
     return q.expect(lambda z: temperature * p.log_density(z) - q.log_density(z), num_particles)
-
-
-@objective
-def data_emphasised_elbo(
-    p: Any, q: Any, *, emphasis: float, num_particles: int = 1
-) -> Float[Array, ""]:
-    r"""ELBO whose likelihood counts κ times; for NumPyro models.
-
-    .. math:: κ\,E_q[\log p(x \mid z)] - KL(q(z) \| p(z))
-
-    With κ = 1 the ELBO; with κ = D/N (D parameters, N data) the emphasis of the reference, which
-    lets a network with few data learn its prior's variances; κ < 1 is the β-VAE of β = 1/κ, up
-    to a factor.
-
-    Args:
-      p: view of the model.
-      q: view of the guide.
-      emphasis: κ > 0.
-      num_particles: draws the expectation is estimated with.
-
-    Returns:
-      Unbiased estimate, nats.
-
-    Reference: Harvey, Petrov and Hughes (2025), "Learning the regularization strength for deep
-    fine-tuning via a data-emphasized variational objective".
-    """
-
-    def one(z: Any) -> Array:
-        prior = p.log_prior(z)
-        return emphasis * (p.log_density(z) - prior) + prior - q.log_density(z)
-
-    return q.expect(one, num_particles)

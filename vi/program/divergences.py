@@ -31,6 +31,12 @@ def _wake(p: Any, q: Any, num_particles: int, *, reparameterized: bool) -> tuple
     return log_w, only_gradient(jnp.sum(stop(jax.nn.softmax(log_w)) * log_q))
 
 
+def _divergence(log_w: Array) -> Array:
+    """Of the posterior from q: log K less the entropy of the weights; some may be zero."""
+    share = stop(jax.nn.softmax(log_w))
+    return jnp.log(len(share)).astype(share.dtype) - jnp.sum(jax.scipy.special.entr(share))
+
+
 @objective
 def reweighted_wake_sleep(
     p: Any, q: Any, *, num_particles: int, reparameterized: bool = False
@@ -67,13 +73,56 @@ def reweighted_wake_sleep(
 
 
 @objective
+def sleep(p: Any, q: Any, *, arguments: dict[str, str], num_particles: int = 1) -> Float[Array, ""]:
+    r"""Sleep-φ: the guide learns from data that the model dreams up; for NumPyro models.
+
+    .. math:: E_{p(z, x)}[\log q_φ(z \mid x)] = -E_{p(x)}\big[KL(p(z \mid x) \| q_φ(z \mid x))\big]
+        - H(z \mid x)
+
+    The forward KL divergence without weights or bias, but at data of the model in place of the
+    real ones. For amortised guides; sites of any kind, without estimators. Model parameters
+    get no gradient.
+
+    Args:
+      p: view of the model.
+      q: view of the guide.
+      arguments: for each observed site, the name of the argument that has its data, which guide
+        and model share.
+      num_particles: data sets, of the size of the batch.
+
+    Returns:
+      Unbiased estimate, nats.
+
+    References: Hinton, Dayan, Frey and Neal (1995), "The wake-sleep algorithm for unsupervised
+    neural networks"; Bornschein and Bengio (2015), "Reweighted wake-sleep".
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, optax, vi
+      >>> def model(x):
+      ...     with numpyro.plate("rows", len(x)):
+      ...         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+      ...         numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+      >>> def guide(x):
+      ...     a = numpyro.param("a", 0.0)
+      ...     with numpyro.plate("rows", len(x)):
+      ...         numpyro.sample("z", dist.Normal(a * x, 0.7))
+      >>> svi = vi.SVI(model, guide, optax.adam(0.05), vi.sleep(arguments={"x": "x"}))
+      >>> result = svi.run(jax.random.key(0), 300, jnp.zeros(20), progress_bar=False)
+      >>> bool(abs(result.params["a"] - 0.5) < 0.1)
+      True
+    """
+    z = p.simulate(num_particles, arguments)
+    return jnp.mean(q.log_density(z))
+
+
+@objective
 def forward_kl(
     p: Any, q: Any, *, num_particles: int, reparameterized: bool = False
 ) -> Float[Array, ""]:
     r"""Minus the forward (inclusive) KL divergence, of the posterior from q.
 
     .. math:: -KL(p \| q) = -E_p\Big[\log \frac{p(z \mid x)}{q(z)}\Big] \approx
-        -\sum_k \tilde w_k \log w_k + \log \tfrac1K \sum_k w_k
+        -\sum_k \tilde w_k \log (K \tilde w_k)
 
     The gradient is wake-φ, :math:`\sum_k \tilde w_k \nabla \log q(z_k)`; model parameters get
     none. Covers all of the posterior's mass; weights degenerate in high dimension.
@@ -88,8 +137,7 @@ def forward_kl(
       Estimate, nats; at most 0.
     """
     log_w, guide = _wake(p, q, num_particles, reparameterized=reparameterized)
-    log_w = stop(log_w)
-    return log_mean_exp(log_w) - jnp.sum(jax.nn.softmax(log_w) * log_w) + guide
+    return guide - _divergence(log_w)
 
 
 @objective
@@ -108,8 +156,7 @@ def symmetric_kl(p: Any, q: Any, *, num_particles: int) -> Float[Array, ""]:
     """
     bound = q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
     log_w, guide = _wake(p, q, num_particles, reparameterized=False)
-    log_w = stop(log_w)
-    return bound + log_mean_exp(log_w) - jnp.sum(jax.nn.softmax(log_w) * log_w) + guide
+    return bound + guide - _divergence(log_w)
 
 
 @objective
@@ -127,10 +174,13 @@ def f_divergence(
       generator: f, convex with f(1) = 0, as a function of the log ratio log t: for example
         ``lambda u: -u`` (reverse KL), ``lambda u: u * jnp.exp(u)`` (forward KL),
         ``lambda u: jnp.expm1(0.5 * u) ** 2`` (squared Hellinger, twice).
-      num_particles: K.
+      num_particles: K ≥ 2.
 
     Returns:
       Minus the estimate.
+
+    Raises:
+      ValueError: for one particle, whose estimate is f(1) = 0 whatever q.
 
     Example:
       >>> import jax, jax.numpy as jnp, vi
@@ -141,6 +191,7 @@ def f_divergence(
       >>> bool(objective.value(jax.random.key(0), vi.mean_field(2, scale=2.0), target) < 0)
       True
     """
+    _several("f_divergence", num_particles)
     z = q.sample(num_particles)
     log_w = p.log_density(z) - q.log_density(z)
     return -jnp.mean(generator(log_w - log_mean_exp(log_w)))
@@ -163,9 +214,18 @@ def log_variance(p: Any, q: Any, *, num_particles: int) -> Float[Array, ""]:
     Returns:
       The estimate, nats squared.
 
+    Raises:
+      ValueError: for one particle.
+
     Reference: Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), "VarGrad: a low-variance
     gradient estimator for variational inference", equations 8 and 9.
     """
+    _several("log_variance", num_particles)
     z = q.sample(num_particles, detached=True)
     log_w = stop(p.log_density(z)) - q.log_density(z, through="parameters")
     return -0.5 * jnp.var(log_w, ddof=1)
+
+
+def _several(name: str, num_particles: int) -> None:
+    if num_particles < 2:
+        raise ValueError(f"{name}: expected num_particles >= 2; got {num_particles}. Take more.")

@@ -26,10 +26,6 @@ class Model(Source, Protocol):
     through: Through  # what the density of q is differentiated through by default
     doubly: bool  # whether all sites are doubly reparameterised
 
-    def parents(self, side: str, term: str) -> frozenset[str]:
-        """The random sites that a term of a log density depends on."""
-        ...
-
     def moved(self, draws: Draws) -> Moved | None:
         """Latent sites of the model moved by its parameters, if their scores are to be paths."""
         ...
@@ -165,6 +161,11 @@ def _check(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Non
             "them; with estimators that replay the program it cannot be known what else depends "
             "on a draw. Pass the draws unchanged (log_density has through= to stop gradients), or "
             "use vi.Pathwise() for all sites."
+        )
+    if source.doubly and any(call.through == "closed" for call in densities):
+        raise TargetError(
+            f"{source.name}: expected log densities at draws, and no closed forms, with "
+            "DoublyReparameterized. Use vi.Pathwise()."
         )
     if source.doubly and (uses or len(draws) > 1 or draws[0].weights is not None or not plain):
         raise TargetError(

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from vi.module import module, static
 from vi.program.scores import RunningScore, Score
 
+ESTIMATED = "estimated"  # in `infer` of a factor: the density of the guide is only an estimate
+
 
 @module
 class Pathwise:

@@ -14,27 +14,20 @@ from numpyro.handlers import seed, substitute, trace
 
 from vi.errors import TargetError
 from vi.program.axis import Plate
+from vi.program.closed import BySite, pieces
 from vi.program.doubly import Moved
 from vi.program.draws import path
 from vi.program.estimators import STICKING, DoublyReparameterized, Estimator
 from vi.program.handlers import Drawing, branch_sizes
 from vi.program.inspect import inspect
 from vi.program.rules import unwrap
+from vi.program.simulate import Simulated, bind, simulate
 from vi.program.sites import Guard, discover
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
+from vi.program.traced import GuideDraws, is_latent, log_prob, over_rows
 
 stop = jax.lax.stop_gradient
-
-
-class GuideDraws(dict):
-    """Values of a guide's sites, and the rows of its plates, with a leading axis of particles."""
-
-
-jax.tree_util.register_pytree_node(
-    GuideDraws,
-    lambda z: (tuple(z.values()), tuple(z)),
-    lambda names, values: GuideDraws(zip(names, values, strict=True)),
-)
+PRIOR = "/prior"
 
 
 class GuideSource:
@@ -64,6 +57,7 @@ class GuideSource:
         self._parents: dict[str, dict[str, frozenset[str]]] | None = None
         self._like: dict[str, Any] = {}
         self._latent: set[str] = set()
+        self._exact: dict[Any, frozenset[str]] = {}  # sites with closed forms, by what was asked
 
     # ---- what the estimators must know ---------------------------------------------------------
 
@@ -112,7 +106,7 @@ class GuideSource:
         z = stop(draws.values)
 
         def row(values: dict[str, Array]) -> tuple[dict, dict]:
-            sites = self._model_sites(values, self.params)
+            sites = self._trace_p(values, self.params)
             there, own = {}, {}
             for name in self.structure.random:
                 value = path(sites[name]["fn"], values[name]) if name in sites else None
@@ -176,7 +170,7 @@ class GuideSource:
                 substitute(handler, data=self.params), jax.random.key(0) if key is None else key
             )
             sites = trace(program).get_trace(*self._args, **self._kwargs)
-            values = {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+            values = {n: s["value"] for n, s in sites.items() if is_latent(s)}
             log_q = {
                 n: log_prob(s, handler.intermediates.get(n))
                 for n, s in sites.items()
@@ -199,7 +193,7 @@ class GuideSource:
             if n in self.structure.random
         }
         if not self._forced:
-            inspect(self.structure, self._log_q, self._log_p, self._like, self.params)
+            inspect(self.structure, self._log_q, self._log_p_given, self._like, self.params)
         site_plates = {name: site.plates for name, site in self.structure.sites.items()}
         term = lambda name, value: Term(name, value, site_plates[name])
         return Draws(
@@ -219,16 +213,26 @@ class GuideSource:
         def row(key: Array) -> dict[str, Array]:
             model = substitute(seed(Guard(self._model), key), data={**self.params, **self._rows})
             sites = trace(model).get_trace(*self._args, **self._kwargs)
-            return {n: s["value"] for n, s in sites.items() if _is_latent(s)}
+            return {n: s["value"] for n, s in sites.items() if is_latent(s)}
 
         return Draws(GuideDraws(stop(jax.vmap(row)(keys))), num_particles)
+
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Draws of the model's latent sites together with data."""
+        keys = jax.random.split(jax.random.fold_in(self._model_key, index + 1), num_particles)
+        given = {**self.params, **self._rows}
+        model, args, kwargs = self._model, self._args, self._kwargs
+        latent, data = simulate(model, args, kwargs, given, tuple(arguments), keys)
+        return Draws(GuideDraws(latent), num_particles, context=data)
 
     # ---- densities -----------------------------------------------------------------------------
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the model or the guide at ``z``, site by site."""
-        if side == "q" and through == "both" and draws is not None:
-            return draws.context
+        context = draws.context if draws else None
+        simulated = context if isinstance(context, Simulated) else None
+        if side == "q" and through == "both" and isinstance(context, tuple) and not simulated:
+            return context
         if side == "q" and self.structure.restless:
             raise TargetError(
                 f"{self.name}: expected a guide whose density can be evaluated again at its draws, "
@@ -239,45 +243,116 @@ class GuideSource:
         z = dict(stop(z) if through == "parameters" else z)
         rows = jax.tree.leaves(z)[0].shape[0] if draws is None else draws.rows
         program = self._log_q if side == "q" else self._log_p
-        found = over_rows(lambda values: program(values, params), (0,), rows)(z)
-        if side == "prior":
-            found = {n: x for n, x in found.items() if n in self._latent}
-        return self._terms(side, found)
+        data = simulated.arguments if simulated else {}
+        found = over_rows(lambda z, data: program(z, params, data), (0, 0), rows)(z, data)
+        if side in ("prior", "likelihood"):
+            found = {n: x for n, x in found.items() if (n in self._latent) == (side == "prior")}
+        return self._terms(side, found or {"none": jnp.zeros(rows)})
+
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """Closed forms given the draws of parents; densities at the draws elsewhere."""
+        if callable(side):
+            return (Term("integrand", side(draws.values), {}),)
+        if self.structure.restless:
+            raise TargetError(
+                f"{self.name}: expected a guide that is only random at its sites, for closed forms "
+                "of their laws; this one has others (numpyro.prng_key, vi.marginal). Use the "
+                "log densities."
+            )
+        of_model = side != "entropy"
+
+        def program(values: dict) -> tuple[dict, dict]:
+            guide = self._trace_q(values, self.params)
+            model = self._trace_p(values, self.params) if of_model else {}
+            exact = pieces(side, guide, model, self._below)
+            prior = {n: log_prob(s) for n, s in model.items() if is_latent(s) and n not in exact}
+            return exact, prior
+
+        exact, prior = over_rows(program, (0,), draws.rows)(dict(draws.values))
+        self._exact[side] = frozenset(exact)
+        terms = self._terms("q", exact)
+        if isinstance(side, BySite) and side.fixed:
+            self._check_fixed(side, terms)
+        if side == "entropy":
+            rest = tuple(t._replace(value=-t.value) for t in draws.context if t.name not in exact)
+        elif side == "kl":
+            rest = tuple(t for t in draws.context if t.name not in exact)
+            rest += tuple(
+                t._replace(name=t.name + PRIOR, value=-t.value) for t in self._terms("p", prior)
+            )
+        else:
+            rest = ()
+        return terms + rest
+
+    def _check_fixed(self, side: BySite, terms: tuple[Term, ...]) -> None:
+        for term in terms:
+            above, sampled = self.parents(side, term.name), self.minibatch & term.plates.keys()
+            if above or sampled:
+                wrong = f"depends on {sorted(above)}" if above else f"is in {sorted(sampled)}"
+                raise TargetError(
+                    f"{self.name}: expected sites whose laws depend on no other random site and "
+                    f"that are in no minibatch; {term.name!r} {wrong}. Leave it out."
+                )
+
+    def _below(self, name: str) -> set[str]:
+        """Sites that the model's law of a site depends on, and that depend on it in the guide."""
+        above = self.parents("p", name) - {name}
+        return {other for other in above if name in self.parents("q", other)}
 
     def _terms(self, side: str, found: dict[str, Array]) -> tuple[Term, ...]:
         plates = self._plates["q" if side == "q" else "p"]
         return tuple(Term(n, x, plates.get(n, {})) for n, x in found.items())
 
-    def _log_p(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
-        sites = self._model_sites(values, params)
+    def _with(self, data: dict[str, Array]) -> tuple[tuple, dict]:
+        """The arguments, some of them replaced."""
+        if not data:
+            return self._args, self._kwargs
+        bound = bind(self._model, self._args, self._kwargs)
+        bound.arguments.update(data)
+        return bound.args, bound.kwargs
+
+    def _log_p(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, Array]:
+        sites = self._trace_p(values, params, data)
         return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
 
-    def _model_sites(self, values: dict[str, Array], params: dict) -> dict[str, dict]:
+    def _log_p_given(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+        """The model at random sites of the guide alone, whose points (Delta sites) follow."""
+        points = {name for name, site in self.structure.sites.items() if site.fixed}
+        sites = self._trace_q(values, params) if points else {}
+        return self._log_p({**{name: sites[name]["value"] for name in points}, **values}, params)
+
+    def _trace_p(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, dict]:
+        args, kwargs = self._with(data or {})
         model = substitute(seed(Guard(self._model), self._model_key), data={**params, **values})
         model = substitute(model, data=self._rows)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
-            sites = trace(model).get_trace(*self._args, **self._kwargs)
-        missing = [n for n, s in sites.items() if _is_latent(s) and n not in values]
+            sites = trace(model).get_trace(*args, **kwargs)
+        missing = [n for n, s in sites.items() if is_latent(s) and n not in values]
         if missing:
             raise TargetError(
                 f"objective: expected a guide with a site for each latent site of the model; "
                 f"it has none for {missing}. Add them to the guide."
             )
         self._note("p", sites)
-        self._latent = {n for n, s in sites.items() if _is_latent(s)}
+        self._latent = {n for n, s in sites.items() if is_latent(s)}
         return sites
 
-    def _log_q(self, values: dict[str, Array], params: dict) -> dict[str, Array]:
+    def _log_q(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, Array]:
+        sites = self._trace_q(values, params, data)
+        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+
+    def _trace_q(self, values: dict[str, Array], params: dict, data: Any = None) -> dict[str, dict]:
         """The guide at given values of its random sites; points (Delta sites) follow."""
+        args, kwargs = self._with(data or {})
         given = {**values, **self._rows}
         is_point = lambda site: isinstance(unwrap(site.get("fn")), dist.Delta)
         fill = lambda site: None if is_point(site) else given.get(site["name"])
         guide = substitute(self._guide, data=params)
         guide = substitute(seed(guide, jax.random.key(0)), substitute_fn=fill)
-        sites = trace(guide).get_trace(*self._args, **self._kwargs)
+        sites = trace(guide).get_trace(*args, **kwargs)
         self._note("q", sites)
-        return {n: log_prob(s) for n, s in sites.items() if s["type"] == "sample"}
+        return sites
 
     def _note(self, side: str, sites: dict) -> None:
         for name, site in sites.items():
@@ -291,6 +366,12 @@ class GuideSource:
         """The random sites that a term depends on, also through other sites."""
         if self._parents is None:
             self._parents = self._find_parents()
+        if side in self._exact:
+            if term in self._exact[side]:  # the law of a site depends on those before it
+                laws = ("q",) if side == "entropy" else ("q", "p")
+                return frozenset().union(*(self.parents(law, term) for law in laws)) - {term}
+            side = "p" if term.endswith(PRIOR) else "q"
+            term = term.removesuffix(PRIOR)
         return self._parents["q" if side == "q" else "p"].get(
             term, frozenset(self.structure.random)
         )
@@ -301,7 +382,7 @@ class GuideSource:
         params = stop(self.params)
         direct = {
             side: eval_provenance(lambda program=program, **z: program(z, params), **self._like)
-            for side, program in (("p", self._log_p), ("q", self._log_q))
+            for side, program in (("p", self._log_p_given), ("q", self._log_q))
         }
         above: dict[str, frozenset[str]] = {}
         for name in self.structure.random:  # in the order in which they are drawn
@@ -309,34 +390,3 @@ class GuideSource:
             above[name] = parents.union(*(above.get(p, frozenset()) for p in parents))
         close = lambda found: found.union(*(above.get(p, frozenset()) for p in found))
         return {side: {n: close(f) for n, f in terms.items()} for side, terms in direct.items()}
-
-
-def over_rows(f: Callable, in_axes: tuple[int | None, ...], size: int) -> Callable:
-    """`jax.vmap`; a single row is computed without it, in whatever is then less memory."""
-    if size > 1:
-        return jax.vmap(f, in_axes=in_axes, axis_size=size)
-
-    def one(*args: Any) -> Any:
-        pick = lambda arg, axis: arg if axis is None else jax.tree.map(lambda x: x[0], arg)
-        out = f(*map(pick, args, in_axes))
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-
-    return one
-
-
-def _is_latent(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
-
-
-def log_prob(site: dict, intermediates: Any = None) -> Array:
-    """Log density of a site at its value, ``(*batch,)``, scaled as its plates and handlers say."""
-    fn, value = site["fn"], site["value"]
-    intermediates = intermediates if intermediates is not None else site["intermediates"]
-    if not site["is_observed"] and jnp.shape(value) != tuple(fn.shape()):
-        raise TargetError(
-            f"objective: expected model and guide to agree on the shape of site '{site['name']}'; "
-            f"the model has {tuple(fn.shape())}, the guide {jnp.shape(value)}. Plates and batch "
-            "shapes must be the same; particles are not along a plate, they are num_particles."
-        )
-    found = fn.log_prob(value, intermediates) if intermediates else fn.log_prob(value)
-    return found if site["scale"] is None else site["scale"] * found

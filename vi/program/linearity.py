@@ -24,19 +24,20 @@ def is_affine(bound: Bound, handed: list[Any]) -> bool:
     """Whether the program's value is affine in its log densities, with fixed coefficients.
 
     That is so if its derivative along a direction depends on the direction, but not on the
-    point. What cannot be told from the trace counts as not affine.
+    point. Closed forms that depend on no draws count as coefficients. What cannot be told from the
+    trace counts as not affine.
     """
     from numpyro.ops.provenance import eval_provenance
 
     along, values = split(handed)
-    isdraw = [isinstance(call, DrawCall) for call in bound.calls]
-    at = [a for a, d in zip(along, isdraw, strict=True) if not d]
-    weights = [a for a, d in zip(along, isdraw, strict=True) if d]
+    fixed = [isinstance(call, DrawCall) or call.constant for call in bound.calls]
+    at = [a for a, d in zip(along, fixed, strict=True) if not d]
+    weights = [a for a, d in zip(along, fixed, strict=True) if d]
 
     def slope(at: list, direction: list, weights: list, draws: list) -> Any:
         def value(at: list) -> Any:
             rest, weighted = iter(at), iter(weights)
-            along = [next(weighted) if d else next(rest) for d in isdraw]
+            along = [next(weighted) if d else next(rest) for d in fixed]
             return bound.evaluate(join(bound, along, draws))[0]
 
         return jax.jvp(value, (at,), (direction,))[1]

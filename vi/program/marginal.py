@@ -1,5 +1,7 @@
 """Guides whose density is estimated: auxiliary sites are marginalised by importance sampling."""
 
+import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +11,9 @@ from jaxtyping import Array
 
 from vi.errors import TargetError
 from vi.program.bounds import log_mean_exp
+from vi.program.estimators import ESTIMATED, Score
+
+PROPOSALS, PROPOSED = "_proposals", "proposed"
 
 
 class Marginal:
@@ -31,48 +36,58 @@ class Marginal:
 
         with trace() as sites:
             self.guide(*args, **kwargs)
-        latent = {name: s for name, s in sites.items() if _is_latent(s)}
-        self._check(latent)
+        latent = latents(sites)
         values = {name: site["value"] for name, site in latent.items()}
         kept = {name: x for name, x in values.items() if name not in self.auxiliary}
-        u = {name: values[name] for name in self.auxiliary}
-        params, joint = _params(sites), _log_prob(latent)
-        proposed = _run(self.proposal, (kept, *args), kwargs, u, visible=True)
-        first = joint - _log_prob({n: s for n, s in proposed.items() if _is_latent(s)})
-        log_w = first[None]
+        u = {name: x for name, x in values.items() if name in self.auxiliary}
+        rows = {name: s["value"] for name, s in sites.items() if s["type"] == "plate"}
+        proposed = run(self.proposal, (kept, *args), kwargs, {**u, **rows}, visible=True)
+        self._check(latent, latents(proposed))
+        joint = log_prob(latent)
+        log_w = (joint - log_prob(latents(proposed)))[None]
         if self.num_particles > 1:
-            known = _params(proposed)
+            others, log_r = self._propose(kept, u, params_of(proposed), args, kwargs)
+            given = {**params_of(sites), **kept, **rows}
+            at = lambda u: log_prob(latents(run(self.guide, args, kwargs, {**given, **u})))
+            log_w = jnp.concatenate([log_w, jax.vmap(at)(others) - log_r])
+            joint = joint + log_r.sum(0)
+        with contextlib.ExitStack() as stack:
+            for frame in next(iter(latent.values()))["cond_indep_stack"]:
+                size, taken = sites[frame.name]["args"][:2]
+                stack.enter_context(numpyro.plate(frame.name, size, taken, dim=frame.dim))
+            estimated_factor("_marginal", log_mean_exp(log_w) - joint)
 
-            def weight(key: Array) -> Array:
-                found = _run(self.proposal, (kept, *args), kwargs, known, key=key)
-                new = {n: s for n, s in found.items() if _is_latent(s)}
-                self._check_proposal(new)
-                given = {**params, **kept, **{n: s["value"] for n, s in new.items()}}
-                there = _run(self.guide, args, kwargs, given)
-                log_q = _log_prob({n: s for n, s in there.items() if _is_latent(s)})
-                return log_q - _log_prob(new)
+    def _propose(
+        self, kept: dict, u: dict, params: dict, args: tuple, kwargs: dict
+    ) -> tuple[dict[str, Array], Array]:
+        """Further auxiliaries, as sites of the guide, and their log densities; by particle."""
+        import numpyro
+        from numpyro.handlers import block, infer_config, scope, substitute, trace
 
-            keys = jax.random.split(numpyro.prng_key(), self.num_particles - 1)
-            log_w = jnp.concatenate([log_w, jax.vmap(weight)(keys)])
-        numpyro.factor("_marginal", log_mean_exp(log_w) - joint)
+        count = self.num_particles - 1
+        hidden = block(substitute(self.proposal, data=params), hide=[*params])
+        plate = numpyro.plate(PROPOSALS, count, dim=-1 - max(map(jnp.ndim, u.values())))
+        with trace() as found, plate, scope(prefix=PROPOSED, hide_types=["param", "plate"]):
+            infer_config(hidden, config_fn=scored)(kept, *args, **kwargs)
+        new = {name.removeprefix(PROPOSED + "/"): s for name, s in latents(found).items()}
+        values = {n: s["value"].reshape(count, *jnp.shape(u[n])) for n, s in new.items()}
+        return values, log_prob(new, particles=(count,))
 
-    def _check(self, latent: dict) -> None:
+    def _check(self, latent: dict, proposed: dict) -> None:
         missing = sorted(set(self.auxiliary) - latent.keys())
-        if missing or any(site["cond_indep_stack"] for site in latent.values()):
-            wrong = f"no site {missing}" if missing else "sites in a plate"
+        everywhere = [*latent.values(), *proposed.values()]
+        plates = {tuple(sorted(f.name for f in s["cond_indep_stack"])) for s in everywhere}
+        if missing or len(plates) > 1:
+            wrong = f"no site {missing}" if missing else f"sites in the plates {sorted(plates)}"
             raise TargetError(
-                f"vi.marginal: expected a guide with the auxiliary sites {list(self.auxiliary)} "
-                f"and no plates; it has {wrong}. Name its own sites, and write plates as batch "
-                "dimensions with to_event."
+                f"vi.marginal: expected a guide with the auxiliary sites {list(self.auxiliary)}, "
+                f"and all its sites and the proposal's in the same plates; it has {wrong}. Name "
+                "its own sites, and write other plates as batch dimensions with to_event."
             )
-
-    def _check_proposal(self, found: dict) -> None:
-        fixed = sorted(n for n, s in found.items() if not s["fn"].has_rsample)
-        if set(found) != set(self.auxiliary) or fixed:
+        if set(proposed) != set(self.auxiliary):
             raise TargetError(
                 f"vi.marginal: expected a proposal that draws exactly the auxiliary sites "
-                f"{list(self.auxiliary)} from reparameterised distributions; it draws "
-                f"{sorted(found)}, of which {fixed} are not reparameterised."
+                f"{list(self.auxiliary)}; it draws {sorted(proposed)}."
             )
 
 
@@ -96,18 +111,21 @@ def marginal(
     one (DIWHVI).
 
     Args:
-      guide: a NumPyro guide without plates.
+      guide: a NumPyro guide; all its sites are in the same plates, or in none. In plates, the
+        density is estimated row by row, as `vi.iwae` and its relatives need it.
       auxiliary: names of its sites that the model does not have.
       proposal: called as ``proposal(z, *args, **kwargs)`` with a dictionary of the other sites;
-        draws the auxiliary sites. May have parameters.
+        draws the auxiliary sites, discrete ones included. May have parameters. The further
+        draws are sites of the guide as well, ``"proposed/<name>"``, with estimators of their own:
+        `Score` where there is no path.
       num_particles: M.
 
     Returns:
       A guide, for `vi.SVI` or ``numpyro.infer.SVI`` with an objective as the loss.
 
     Raises:
-      TargetError: when run, if sites are missing, in plates, or the proposal is not
-        reparameterised.
+      TargetError: when run, if sites are missing or in different plates; and by estimators that
+        treat the density of the guide as if it were exact, such as `StickingTheLanding`.
 
     Complexity: M evaluations of the guide and the proposal for each draw.
 
@@ -135,32 +153,57 @@ def marginal(
     return Marginal(guide, tuple(auxiliary), proposal, num_particles)
 
 
-def _run(
-    program: Callable,
-    args: tuple,
-    kwargs: dict,
-    given: dict,
-    *,
-    key: Array | None = None,
-    visible: bool = False,
+def run(
+    program: Callable, args: tuple, kwargs: dict, given: dict, *, visible: bool = False
 ) -> dict:
     """Trace a program apart from the handlers around it; its parameters may stay visible."""
     from numpyro.handlers import block, seed, substitute, trace
 
     hidden = block(hide_fn=lambda site: not visible or site["type"] != "param")
-    with hidden:
-        seeded = seed(substitute(program, data=given), jax.random.key(0) if key is None else key)
+    with hidden, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="subsample_size does not match")
+        seeded = seed(substitute(program, data=given), jax.random.key(0))
         return trace(seeded).get_trace(*args, **kwargs)
 
 
-def _is_latent(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
+def estimated_factor(name: str, log_factor: Array) -> None:
+    """A factor that makes the density of a guide an estimate, of the right mean at its draws."""
+    import numpyro
+    import numpyro.distributions as dist
+
+    unit = dist.Unit(log_factor)
+    infer = {"is_auxiliary": True, ESTIMATED: True}
+    numpyro.sample(name, unit, obs=unit.sample(None), infer=infer)
 
 
-def _params(sites: dict) -> dict[str, Array]:
+def latents(sites: dict) -> dict[str, dict]:
+    """The latent sites of a trace."""
+    latent = lambda site: site["type"] == "sample" and not site["is_observed"]
+    return {name: site for name, site in sites.items() if latent(site)}
+
+
+def params_of(sites: dict) -> dict[str, Array]:
+    """The parameters of a trace."""
     return {name: site["value"] for name, site in sites.items() if site["type"] == "param"}
 
 
-def _log_prob(sites: dict) -> Array:
-    parts = [jnp.sum(site["fn"].log_prob(site["value"])) for site in sites.values()]
+def log_prob(sites: dict, particles: tuple[int, ...] = ()) -> Array:
+    """Log density by row of the plates, which all sites share, after leading ``particles``."""
+    parts = [_by_row(site, particles) for site in sites.values()]
     return sum(parts[1:], start=parts[0])
+
+
+def _by_row(site: dict, particles: tuple[int, ...]) -> Array:
+    found = site["fn"].log_prob(site["value"])
+    dims = {frame.dim for frame in site["cond_indep_stack"] if frame.name != PROPOSALS}
+    first = len(particles) - found.ndim
+    drop = tuple(d for d in range(first, 0) if d not in dims)
+    found = found.sum(drop, keepdims=True) if drop else found
+    depth = max((-dim for dim in dims), default=0)
+    return found.reshape(*particles, *found.shape[found.ndim - depth :])
+
+
+def scored(site: dict) -> dict:
+    """Proposals without a path are scored unless they say otherwise."""
+    chosen = site["fn"].has_rsample or "estimator" in site["infer"]
+    return {} if chosen else {"estimator": Score()}

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi.errors import TargetError
@@ -16,6 +17,37 @@ from vi.program.views import FamilySource
 from vi.targets import Target
 
 RUNNING = "_running"  # name of the estimators' states among NumPyro's mutable ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """An option of an objective that depends on the step; made by `scheduled`."""
+
+    of_step: Callable[[Any], Any]
+
+
+def scheduled(of_step: Callable[[Any], Any]) -> Scheduled:
+    """An option of an objective as a function of the step, such as an optax schedule.
+
+    Any numeric option may be scheduled that the objective does not need as a Python number, such
+    as ``temperature``, ``emphasis``, ``beta`` and ``alpha``. Steps are counted from zero.
+
+    Args:
+      of_step: maps the number of steps taken so far to the option's value.
+
+    Returns:
+      What to give as the option.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, vi
+      >>> warm_up = vi.scheduled(optax.linear_schedule(0.01, 1.0, 500))
+      >>> target = vi.target(lambda x: -0.5 * jnp.sum((x - 2) ** 2), jnp.zeros(2))
+      >>> annealed = vi.tempered_elbo(temperature=warm_up, num_particles=4)
+      >>> posterior = vi.fit(target, key=jax.random.key(0), objective=annealed, num_steps=1000)
+      >>> bool(abs(posterior.q.loc[0] - 2) < 0.2)
+      True
+    """
+    return Scheduled(of_step)
 
 
 @module
@@ -32,18 +64,21 @@ class Objective:
       program: the function of the views p and q.
       options: its options, apart from arrays.
       arrays: those options that are JAX arrays; they may change without a new compilation.
+      schedules: those that are functions of the step (`scheduled`); `at` gives them values, as
+        `vi.fit` and `vi.SVI` do at each step.
     """
 
     estimator: Estimator | None
     program: Callable = static()
     options: tuple[tuple[str, Any], ...] = static(default=())
     arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
+    schedules: tuple[tuple[str, Scheduled], ...] = static(default=())
 
     can_infer_discrete = True  # asked for by numpyro.infer.SVI
 
     def __repr__(self) -> str:
         """The call that makes it."""
-        given = [*self.options, *self.arrays.items()]
+        given = [*self.options, *self.arrays.items(), *self.schedules]
         options = "".join(f"{name}={value!r}, " for name, value in given)
         return f"{self.program.__qualname__}({options}estimator={self.estimator!r})"
 
@@ -64,7 +99,22 @@ class Objective:
         source = FamilySource(name, path_key, batch_key, q, target, self.estimator)
         return estimate(self._run, source)
 
+    def at(self, step: Array | int) -> "Objective":
+        """The objective at a step: scheduled options have their values there.
+
+        Args:
+          step: number of steps taken so far; may be traced.
+        """
+        values = {name: jnp.asarray(option.of_step(step)) for name, option in self.schedules}
+        return dataclasses.replace(self, arrays={**self.arrays, **values}, schedules=())
+
     def _run(self, p: Any, q: Any) -> Any:
+        if self.schedules:
+            raise ValueError(
+                f"{self.program.__name__}: expected a step for the scheduled options "
+                f"{[name for name, _ in self.schedules]}. vi.fit and vi.SVI give it; elsewhere "
+                "take the objective at a step, objective.at(step)."
+            )
         return self.program(p, q, **dict(self.options), **self.arrays)
 
     def __call__(self, key: Array, q: Any, target: Target) -> tuple[Float[Array, ""], Any]:
@@ -213,28 +263,52 @@ def objective(program: Callable) -> Callable[..., Objective]:
 
     @functools.wraps(program)
     def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
-        arrays = {name: x for name, x in options.items() if isinstance(x, jax.Array)}
-        rest = ((name, x) for name, x in sorted(options.items()) if name not in arrays)
-        return Objective(estimator, program, tuple(rest), arrays)
+        named = sorted(options.items())
+        arrays = {name: x for name, x in named if isinstance(x, jax.Array)}
+        schedules = tuple((name, x) for name, x in named if isinstance(x, Scheduled))
+        apart = (jax.Array, Scheduled)
+        rest = ((name, _frozen(x)) for name, x in named if not isinstance(x, apart))
+        return Objective(estimator, program, tuple(rest), arrays, schedules)
 
     return make
 
 
+def _frozen(x: Any) -> Any:
+    """Lists and dictionaries as tuples, so that they can be part of what is compiled for."""
+    if isinstance(x, dict):
+        return tuple(sorted(x.items()))
+    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
+
+
 @objective
-def elbo(p: Any, q: Any, *, num_particles: int = 1) -> Float[Array, ""]:
+def elbo(
+    p: Any, q: Any, *, num_particles: int = 1, analytic: Literal["entropy", "kl"] | None = None
+) -> Float[Array, ""]:
     r"""Evidence lower bound.
 
-    .. math:: \mathrm{ELBO} = E_q[\log p(z, y) - \log q(z)] \le \log p(y)
+    .. math:: \mathrm{ELBO} = E_q[\log p(z, y) - \log q(z)] = E_q[\log p(z, y)] + H[q]
+        = E_q[\log p(y \mid z)] - KL(q(z) \| p(z)) \le \log p(y)
 
     Args:
       p: view of the target.
       q: view of the family or guide.
       num_particles: draws the expectation is estimated with.
+      analytic: take the entropy of q, or its divergence from the prior of a NumPyro model, in
+        closed form, site by site where there is one. At the posterior, where the parts of the
+        sampled form cancel, it is the noisier of the two.
 
     Returns:
       Unbiased estimate, shape ``()``, nats.
+
+    Reference: Kingma and Welling (2014), "Auto-encoding variational Bayes", equations 6 and 7.
     """
-    return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
+    if analytic is None:
+        return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
+    if analytic == "entropy":
+        return q.expect(lambda z: p.log_density(z) + q.entropy(z), num_particles)
+    if analytic == "kl":
+        return q.expect(lambda z: p.log_likelihood(z) - q.kl(z), num_particles)
+    raise ValueError(f"elbo: expected analytic in ('entropy', 'kl') or None; got {analytic!r}.")
 
 
 def with_estimator(of: Objective, estimator: Estimator | None) -> Objective:

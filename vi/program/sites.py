@@ -16,6 +16,7 @@ from vi.errors import TargetError
 from vi.program.axis import Plate
 from vi.program.draws import ACCEPT_REJECT, BERNOULLI, has_cdf, is_one_hot
 from vi.program.estimators import (
+    ESTIMATED,
     PATHWISE,
     SCORED,
     AcceptReject,
@@ -153,6 +154,7 @@ class Discover(Guard):
             self.plates[msg["name"]] = Plate(0, size, rows)
         if msg["type"] != "sample":
             return
+        self.restless |= ESTIMATED in msg["infer"]
         for frame in msg["cond_indep_stack"]:
             known = self.plates.get(frame.name, Plate(0, frame.size, frame.size))
             self.plates[frame.name] = known._replace(dim=frame.dim, rows=frame.size)

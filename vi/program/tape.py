@@ -6,7 +6,6 @@ datum by datum, or differentiated in the log densities. All estimators are made 
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -17,8 +16,8 @@ from jaxtyping import Array, Float
 from vi.errors import TargetError
 
 Through = Literal["both", "draws", "parameters"]
-Side = Literal["p", "prior", "q"]
-Kind = Literal["equal", "weighted", "detached", "prior"]
+Side = Literal["p", "prior", "likelihood", "q"] | Any  # or what is known in closed form
+Kind = Literal["equal", "weighted", "detached", "prior", "joint"]
 
 
 class Term(NamedTuple):
@@ -94,12 +93,16 @@ class DrawCall(NamedTuple):
 
 
 class DensityCall(NamedTuple):
-    """The program asked for a log density at the draws of call ``owner`` (None: elsewhere)."""
+    """The program asked for a log density at the draws of call ``owner`` (None: elsewhere).
+
+    ``constant``: it got a closed form that depends on no draws.
+    """
 
     side: Side
     terms: tuple[Term, ...]
     owner: int | None
-    through: Through
+    through: Through | Literal["closed"]
+    constant: bool = False
 
 
 Call = DrawCall | DensityCall
@@ -116,8 +119,20 @@ class Source(Protocol):
         """Draws of the model's latent sites, for the program's call number ``index``."""
         ...
 
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Draws of the model's latent sites with data, for the program's call number ``index``."""
+        ...
+
     def terms(self, side: Side, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density at ``z``, site by site."""
+        ...
+
+    def parents(self, side: Any, term: str) -> frozenset[str]:
+        """The random sites that a term of a log density depends on."""
+        ...
+
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """Expectations given the draws of parents, in closed form where there is one."""
         ...
 
 
@@ -139,12 +154,16 @@ class Recording:
                 "all draws at once, and transform what is done with the values."
             )
 
-    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind, arguments: Any = ()) -> tuple[Any, Array]:
         """Values, and weights that sum to one."""
         self._check("q.sample and q.expect")
+        if num_particles < 1:
+            raise ValueError(f"objective: expected at least one particle; got {num_particles}.")
         index = sum(isinstance(call, DrawCall) for call in self.calls)
         if kind == "prior":
             draws = self.source.prior(index, num_particles)
+        elif kind == "joint":
+            draws = self.source.joint(index, num_particles, arguments)
         else:
             weighted, detached = kind == "weighted", kind == "detached"
             draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
@@ -156,18 +175,31 @@ class Recording:
         self._check("log_density")
         if through is None:
             through = self.default if side == "q" else "both"
-        owner = next(
-            (
-                i
-                for i, call in enumerate(self.calls)
-                if isinstance(call, DrawCall) and call.draws.values is z
-            ),
-            None,
-        )
-        draws = None if owner is None else self.calls[owner].draws  # type: ignore[union-attr]
+        owner, draws = self._owner(z)
         terms = self.source.terms(side, z, draws, through)
         self.calls.append(DensityCall(side, terms, owner, through))
         return total(terms)
+
+    def closed(self, side: Any, z: Any) -> Array:
+        """Closed forms, or values at the draws, of the rows of ``z``."""
+        self._check("closed forms")
+        owner, draws = self._owner(z)
+        if draws is None:
+            raise TargetError(
+                "objective: expected closed forms at the draws as q.sample or q.expect gave them, "
+                "which say what they are conditional on. Pass the draws unchanged."
+            )
+        terms = self.source.closed(side, draws)
+        constant = not any(self.source.parents(side, term.name) for term in terms)
+        self.calls.append(DensityCall(side, terms, owner, "closed", constant))
+        return total(terms)
+
+    def _owner(self, z: Any) -> tuple[int | None, Draws | None]:
+        """The call whose draws these are."""
+        for i, call in enumerate(self.calls):
+            if isinstance(call, DrawCall) and call.draws.values is z:
+                return i, call.draws
+        return None, None
 
 
 class Replaying:
@@ -176,14 +208,19 @@ class Replaying:
     def __init__(self, handed: list[Any]):
         self.rest = iter(handed)
 
-    def draw(self, num_particles: int, kind: Kind) -> tuple[Any, Array]:
+    def draw(self, num_particles: int, kind: Kind, arguments: Any = ()) -> tuple[Any, Array]:
         """The next numbers, which are draws and weights."""
-        del num_particles, kind
+        del num_particles, kind, arguments
         return next(self.rest)
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
         """The next numbers, which are a log density."""
         del side, z, through
+        return next(self.rest)
+
+    def closed(self, side: Any, z: Any) -> Array:
+        """The next numbers, which are closed forms."""
+        del side, z
         return next(self.rest)
 
 
@@ -198,80 +235,3 @@ def total(terms: tuple[Term, ...]) -> Float[Array, " R"]:
     """The log density of each row."""
     parts = [t.value.reshape(t.value.shape[0], -1).sum(-1) for t in terms]
     return sum(parts[1:], start=parts[0])
-
-
-class DensityView:
-    """A log density as a program sees it."""
-
-    _side: Side = "p"
-
-    def __init__(self, tape: Recording | Replaying):
-        self._tape = tape
-
-    def log_density(self, z: Any, through: Through | None = None) -> Float[Array, " K"]:
-        """Log density at draws, in nats; of p, unnormalised, and unbiased under subsampling.
-
-        Args:
-          z: draws: of a family ``(K, D)``, of a guide a dictionary of its sites.
-          through: what the gradient goes through: the ``"draws"``, the ``"parameters"`` of the
-            density, or ``"both"``; if not given, both for p, and for q what the estimator says.
-
-        Returns:
-          Shape ``(K,)``.
-        """
-        return self._tape.density(self._side, z, through)
-
-
-class ModelView(DensityView):
-    """A target or model as a program sees it."""
-
-    def log_prior(self, z: Any, through: Through = "both") -> Float[Array, " K"]:
-        """Log density of a model's latent sites alone, without its observations.
-
-        Args:
-          z: draws of a guide.
-          through: as in `log_density`.
-
-        Returns:
-          Shape ``(K,)``.
-
-        Raises:
-          TargetError: for a `Target`, whose density is not told apart.
-        """
-        return self._tape.density("prior", z, through)
-
-    def sample_prior(self, num_particles: int) -> Any:
-        """Draws of a model's latent sites from their prior, as a dictionary; not differentiated."""
-        return self._tape.draw(num_particles, "prior")[0]
-
-
-class FamilyView(DensityView):
-    """A family or guide as a program sees it."""
-
-    _side: Side = "q"
-
-    def sample(self, num_particles: int, *, detached: bool = False) -> Any:
-        """Equally weighted independent draws.
-
-        Args:
-          num_particles: K.
-          detached: take them as data: no gradient for the law they are drawn from. The program
-            is then differentiated at fixed draws, which is not the gradient of its mean.
-
-        Returns:
-          Shape ``(K, D)`` for a family, a dictionary of ``(K, *shape)`` for a guide.
-        """
-        return self._tape.draw(num_particles, "detached" if detached else "equal")[0]
-
-    def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
-        """Estimate of E_q[f(z)]; enumerated sites and components of mixtures are summed over.
-
-        Args:
-          f: maps draws, with a leading axis of rows, to one value for each row.
-          num_particles: number of draws.
-
-        Returns:
-          Shape ``()``.
-        """
-        z, weights = self._tape.draw(num_particles, "weighted")
-        return jnp.sum(weights * f(z))

@@ -22,9 +22,11 @@ from vi.program.estimators import (
     Pathwise,
     RunningScore,
 )
+from vi.program.expectation import expectation, has_rules
 from vi.program.surrogate import only_gradient, stop
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
 
+_KNOWN = "known"  # a term that depends on no draws
 _WHY_NOT = {
     "Enumerate": "sums over the values of discrete sites (components of mixtures are summed over "
     "by q.expect under vi.Pathwise())",
@@ -159,17 +161,22 @@ class FamilySource:
         del index, num_particles
         raise TargetError(self._no_prior)
 
+    def joint(self, index: int, num_particles: int, arguments: Any) -> Draws:
+        """Not known of a target."""
+        del index, num_particles, arguments
+        raise TargetError(self._no_prior)
+
     @property
     def _no_prior(self) -> str:
         return (
             f"{self.name}: expected a NumPyro model with a guide, whose prior is told apart from "
             "its likelihood; got a target, which is one log density. Use vi.SVI, or an objective "
-            "without log_prior."
+            "without log_prior, log_likelihood, kl, by_site, sample_prior and simulate."
         )
 
     def terms(self, side: str, z: Any, draws: Draws | None, through: Through) -> tuple[Term, ...]:
         """Log density of the target or the family."""
-        if side == "prior":
+        if side in ("prior", "likelihood"):
             raise TargetError(self._no_prior)
         if side == "q" and through == "draws" and draws is not None and draws.context is not None:
             return draws.context  # of the family's own recursion
@@ -184,10 +191,24 @@ class FamilySource:
         """None: a target has no parameters."""
         del draws
 
+    def closed(self, side: Any, draws: Draws) -> tuple[Term, ...]:
+        """The family's entropy, or the mean of an integrand, if known; else their values."""
+        q, z = self._q, draws.values
+        if side == "entropy":
+            known = q.entropy() if hasattr(q, "entropy") else None
+            other = lambda z: -q.log_prob(z)
+        elif has_rules(side):
+            known, other = expectation(q, side), side
+        else:
+            raise TargetError(self._no_prior)
+        if known is None:
+            return (Term("z", other(z), {}),)
+        return (Term(_KNOWN, jnp.broadcast_to(known, (draws.rows,)), {}),)
+
     def parents(self, side: str, term: str) -> frozenset[str]:
-        """Everything depends on the one site."""
-        del side, term
-        return frozenset({"z"})
+        """Everything depends on the one site, but for what is known in closed form."""
+        del side
+        return frozenset() if term == _KNOWN else frozenset({"z"})
 
     def forced(self, forced: dict[str, tuple[Array, Array]]) -> "FamilySource":
         """The same with stopped parameters, and the draws held where a flag is set."""
