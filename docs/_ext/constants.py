@@ -3,23 +3,7 @@
 import importlib
 import types
 
-from vi.gaussian import starts
-
-MODULES = (
-    "vi.ladder",
-    "vi.plan",
-    "vi.stochastic",
-    "vi.gaussian.candidates",
-    "vi.gaussian.chunk",
-    "vi.gaussian.low_rank",
-    "vi.gaussian.mixture",
-    "vi.gaussian.refine",
-    "vi.gaussian.search",
-    "vi.gaussian.solve",
-    "vi.gaussian.stopping",
-    "vi.posterior.verdict",
-    "vi.svi",
-)
+MODULES = ("vi.plan",)
 
 
 def numbers(module: types.ModuleType) -> dict[str, str]:
@@ -40,4 +24,3 @@ def _show(value: float) -> str:
 SUBSTITUTIONS = {
     name.rpartition(".")[2]: numbers(importlib.import_module(name)) for name in MODULES
 }
-SUBSTITUTIONS["solve"]["NUM_STARTS"] = str(len(starts.STARTS))
