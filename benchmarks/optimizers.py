@@ -1,20 +1,24 @@
 """Optimizers on variational problems: who gets how far, with how many gradients and CPU seconds.
 
     python -m benchmarks.optimizers [--quick] [--out FILE.json] [--docs FOLDER]
+                                    [--only METHOD ...] [--problems PROBLEM ...]
 
-Every method with a learning rate has it chosen from five, by the median final loss over tuning
-seeds; what is reported is from other seeds. Methods without one are run as they are. A method is
-compiled once for a problem, with learning rates and seeds as arguments, and its runs follow each
-other on one thread, so that CPU time is that of one run. L-BFGS minimises the loss of all data at
-fixed draws, sixteen times as many as a stochastic gradient has, and is charged for them. Results
-are written as they come: a run that was stopped goes on where it was.
+Every method with a learning rate has it chosen from five, or from up to fifteen where the best is
+at an end, by the median final loss over tuning seeds; what is reported is from other seeds.
+Methods without one are run as they are. A method is compiled once for a problem, with learning
+rates and seeds as arguments, and its runs follow each other on one thread, so that CPU time is that
+of one run. L-BFGS minimises the loss of all data at fixed draws, sixteen times as many as a
+stochastic gradient has, and is charged for them. Results are written as they come: a run that was
+stopped goes on where it was.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault(
@@ -27,11 +31,12 @@ import numpy as np
 import optax
 
 from benchmarks.methods import METHODS, QUICK, Method
+from benchmarks.optimizers_report import RATES
 from benchmarks.problems import Problem, problems
 from optim import Oracle, eval_params
 
 SEGMENTS = 20  # of a budget, at whose ends the loss is evaluated
-RATES = 5
+MOST_RATES = 3 * RATES  # where the best of them is at an end of the grid
 TUNING_SEEDS = (101, 102, 103)
 SEEDS = tuple(range(1, RATES + 1))  # as many as rates: one compiled shape
 LBFGS_DRAWS = 16  # times those of a stochastic gradient
@@ -66,7 +71,7 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
         def step(t: jax.Array, carry: tuple) -> tuple:
             q, state, gradients, skipped = carry
             step_key = jax.random.fold_in(key, t)
-            loss = Oracle(lambda q: problem.loss(q, step_key))
+            loss = problem.oracle(step_key)
             if method.lbfgs:
                 draws = LBFGS_DRAWS * problem.draws
                 loss = Oracle(lambda q: problem.sample_average(q, key, draws))
@@ -98,12 +103,41 @@ def runner(problem: Problem, method: Method, steps: int) -> Any:
     return jax.jit(lambda rates, seeds: jax.lax.map(one, (rates, seeds)))
 
 
+def tune(run: Any, rates: tuple[float, ...]) -> tuple[float, dict]:
+    """The rate with the least median of final losses over the seeds for tuning.
+
+    Where it is at an end of the grid, the grid goes on there, up to `MOST_RATES` in all.
+    """
+    tried: dict[float, float] = {}
+    while True:
+        finals = [
+            np.asarray(run(jnp.asarray(rates), jnp.full(RATES, seed))[0])[:, SEGMENTS - 1]
+            for seed in TUNING_SEEDS
+        ]
+        medians = np.median(np.nan_to_num(finals, nan=np.inf, posinf=np.inf), axis=0)
+        tried.update(zip(rates, medians.tolist(), strict=True))
+        best = min(tried, key=lambda rate: (tried[rate], rate))
+        if best not in (min(tried), max(tried)) or len(tried) >= MOST_RATES:
+            found = dict(sorted(tried.items()))
+            return best, {"rates": list(found), "final": list(found.values())}
+        rates = beyond(best, rates, up=best == max(tried))
+
+
+def beyond(end: float, rates: tuple[float, ...], *, up: bool) -> tuple[float, ...]:
+    """As many rates again, in the same ratio (a decade or its root), below or above an end."""
+    place = lambda rate: round(2 * math.log10(rate))
+    stride = place(rates[1]) - place(rates[0])
+    away = [place(end) + (stride if up else -stride) * i for i in range(1, RATES + 1)]
+    return tuple(float(f"{10 ** (k / 2):.0e}") for k in sorted(away))
+
+
 def measure(problem: Problem, method: Method) -> dict | None:
     """Tune if there is anything to tune, run the seeds, and take the time."""
-    parameters = sum(x.size for x in jax.tree.leaves(problem.start()))
+    start = problem.start()
+    parameters = sum(x.size for x in jax.tree.leaves(start))
     if not method.applies(problem, parameters):
         return None
-    cost = method.cost(parameters)
+    cost = method.cost(start.dim, parameters)
     if method.lbfgs and not problem.fixed:
         cost = 1.25 * _lbfgs_cost(problem)  # about five evaluations in four iterations
     steps = max(SEGMENTS, int(problem.steps / cost) // SEGMENTS * SEGMENTS)
@@ -115,13 +149,7 @@ def measure(problem: Problem, method: Method) -> dict | None:
     tuning = {}
     rate = method.rates[0] if method.rates else None
     if len(method.rates) > 1:
-        finals = [
-            np.asarray(run(jnp.asarray(method.rates), jnp.full(RATES, seed))[0])[:, SEGMENTS - 1]
-            for seed in TUNING_SEEDS
-        ]
-        medians = np.median(np.nan_to_num(finals, nan=np.inf, posinf=np.inf), axis=0)
-        rate = method.rates[int(np.argmin(medians))]
-        tuning = {"rates": method.rates, "final": medians.tolist()}
+        rate, tuning = tune(run, method.rates)
     before = time.process_time()
     losses, counted, skipped = map(
         np.asarray, run(jnp.full(RATES, rate or 1.0), jnp.asarray(SEEDS))
@@ -143,18 +171,36 @@ def measure(problem: Problem, method: Method) -> dict | None:
     }
 
 
-def main(out: pathlib.Path, docs: pathlib.Path | None, *, quick: bool = False) -> dict:
-    """Measure what is not in ``out`` yet; write table and figure under ``docs``."""
+def main(
+    out: pathlib.Path,
+    docs: pathlib.Path | None,
+    *,
+    quick: bool = False,
+    only: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> dict:
+    """Measure what is not in ``out`` yet; write table and figure under ``docs``.
+
+    Args:
+      out: raw results.
+      docs: a folder.
+      quick: two small problems.
+      only: methods, if not all.
+      names: problems, if not all.
+    """
     from benchmarks import optimizers_report
 
     results = json.loads(out.read_text()) if out.exists() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
+    chosen = only or (QUICK if quick else tuple(METHODS))
     for name, problem in problems(quick=quick).items():
+        if names and name not in names:
+            continue
         done = results.setdefault(
             name, {"about": problem.about, "budget": problem.steps, "methods": {}}
         )["methods"]
         for key, method in METHODS.items():
-            if key in done or (quick and key not in QUICK):
+            if key in done or key not in chosen:
                 continue
             before = time.process_time()
             done[key] = measure(problem, method)
@@ -178,7 +224,16 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="two small problems, under a minute")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--docs", type=pathlib.Path, default=None)
+    parser.add_argument("--only", nargs="*", choices=METHODS, default=(), help="methods")
+    parser.add_argument("--problems", nargs="*", default=(), help="names of problems")
     options = parser.parse_args()
     stem = "bench_optimizers_quick" if options.quick else "bench_optimizers"
-    docs = options.docs or pathlib.Path("out" if options.quick else "docs/generated")
-    main(options.out or pathlib.Path("out") / f"{stem}.json", docs, quick=options.quick)
+    part = options.quick or options.only or options.problems  # not what the docs show
+    docs = options.docs or pathlib.Path("out" if part else "docs/generated")
+    main(
+        options.out or pathlib.Path("out") / f"{stem}.json",
+        docs,
+        quick=options.quick,
+        only=options.only,
+        names=options.problems,
+    )

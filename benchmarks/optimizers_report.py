@@ -6,6 +6,7 @@ import numpy as np
 
 ADAMS = ("adam_cosine", "adam")
 GOAL = 0.05  # nats
+RATES = 5  # in a grid, unless the best is at its end
 SHOWN = {  # what the figure shows
     "adam_cosine": "#222222",
     "sgd_cosine": "#999999",
@@ -99,7 +100,8 @@ def _rate_cell(problem: dict, entry: dict) -> str:
     if not entry["tuned"]:
         return "none"
     rates = entry["tuning"]["rates"]
-    return f"{entry['rate']:g}" + ("*" if entry["rate"] in (rates[0], rates[-1]) else "")
+    end = "*" if entry["rate"] in (rates[0], rates[-1]) else ""
+    return f"{entry['rate']:g}{end}" + (f" ({len(rates)})" if len(rates) > RATES else "")
 
 
 def _cost_cell(problem: dict, entry: dict) -> str:
@@ -120,8 +122,9 @@ def markdown(results: dict) -> str:
         "",
         "Made by `python -m benchmarks.optimizers`; the numbers are differences of negative",
         "ELBOs in nats, less is better. Medians over five seeds. A learning rate, where a method",
-        "has one, was chosen from five by three other seeds: fifteen further runs. Methods from",
-        '"Adam 0.01" down were not tuned at all. A Hessian-vector product counts as two',
+        "has one, was chosen by three other seeds from five rates, or, where the best of them was",
+        "at an end, from ten or fifteen: fifteen further runs or more. Methods without a chosen",
+        "rate below were not tuned at all. A Hessian-vector product counts as two",
         "gradients; L-BFGS pays for its draws and line searches.",
         "",
         *[f"- **{name}**: {p['about']}; {p['budget']} gradients." for name, p in results.items()],
@@ -144,7 +147,7 @@ def markdown(results: dict) -> str:
         *_table(results, _time_cell),
         "## Learning rates chosen",
         "",
-        "A star marks an end of the grid.",
+        "A star marks an end of the grid; in brackets is how many rates were tried, if not five.",
         "",
         *_table(results, _rate_cell),
         "## Milliseconds of CPU a step (seconds to compile)",

@@ -17,6 +17,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 import vi
+from optim import Oracle
 
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -36,13 +37,21 @@ class Problem(NamedTuple):
 
     def loss(self, q: Any, key: jax.Array) -> jax.Array:
         """The negative ELBO estimated with the randomness of ``key``, in nats."""
-        key = jax.random.key(0, impl="rbg") if self.fixed else key
-        noise = q.noise(key, self.draws)
-        return self.from_noise(q, noise, jax.random.fold_in(key, 1))
+        return self.oracle(key)(q)
 
     def sample_average(self, q: Any, key: jax.Array, draws: int) -> jax.Array:
         """The loss of all data at draws that the key fixes, for methods that need one function."""
         return self.loss(q, key) if self.fixed else self.from_noise(q, q.noise(key, draws), None)
+
+    def oracle(self, key: jax.Array) -> Oracle:
+        """The loss of a key: a mean over draws, the rows, less the entropy."""
+        key = jax.random.key(0, impl="rbg") if self.fixed else key
+        batch = jax.random.fold_in(key, 1)
+        return Oracle.composite(
+            lambda q: q.draw(q.noise(key, self.draws))[0],
+            jax.vmap(lambda z: -self.log_density(z, batch)),
+            lambda q: -q.entropy(),
+        )
 
     def from_noise(self, q: Any, noise: jax.Array, key: jax.Array | None) -> jax.Array:
         """The negative ELBO at given unit normal draws."""

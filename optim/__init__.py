@@ -15,6 +15,7 @@ from optim.manifold import Euclidean, Manifold, Sphere, Stiefel
 from optim.mfac import MfacState, mfac
 from optim.normalized import (
     MomentumState,
+    NormPowerState,
     TransportState,
     nigt,
     normalized_momentum,
@@ -39,6 +40,7 @@ from optim.spectrum import (
     spectral_density,
 )
 from optim.training import apply_nnx_oracle, apply_oracle, make_step
+from optim.tree import ComplexParameterError
 from optim.vectors import VectorState
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "BuresWasserstein",
     "BuresWassersteinRoot",
     "ClipState",
+    "ComplexParameterError",
     "DampedNewtonState",
     "DistanceState",
     "Euclidean",
@@ -59,6 +62,7 @@ __all__ = [
     "MfacState",
     "MissingOracleError",
     "MomentumState",
+    "NormPowerState",
     "OasisState",
     "Oracle",
     "PolynomialAverageState",

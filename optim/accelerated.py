@@ -5,16 +5,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from optim.distance import start_radius
 from optim.normalized import scale_by_norm_power
-from optim.tree import accumulator_dtype, cast_like, difference, needs_params, norm, wide
+from optim.steps import no_steps, settle
+from optim.tree import accumulator_dtype, cast_like, difference, divide, needs_params, norm, wide
 
 
 class AcceleratedDistanceState(NamedTuple):
     """State of `a_dog`."""
 
+    count: Int[Array, ""]
+    skipped: Int[Array, ""]
     start: optax.Params
     anchor: optax.Params  # w, the sequence of long steps; at least float32
     solution: optax.Params  # weighted average of the short steps; at least float32
@@ -95,7 +98,15 @@ def a_dog(
         zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
         start = jax.tree.map(jnp.array, params)  # a copy: the caller may donate the parameters
         return AcceleratedDistanceState(
-            start, wide(params), wide(params), zero, radius, radius, one, zero
+            **no_steps(),
+            start=start,
+            anchor=wide(params),
+            solution=wide(params),
+            total=zero,
+            distance=radius,
+            distances=radius,
+            weight=one,
+            root=zero,
         )
 
     def update(
@@ -109,7 +120,7 @@ def a_dog(
         gradient, point = wide(updates), wide(params)
         alpha, dtype = state.weight, state.root.dtype
         root = jnp.hypot(state.root, alpha * norm(gradient).astype(dtype))
-        eta = jnp.where(root > 0, state.distance / jnp.where(root > 0, root, 1), 0)
+        eta = divide(state.distance, root)
         anchor = _step(state.anchor, gradient, alpha * eta)
         short = _step(point, gradient, eta)
         share = alpha * state.distance
@@ -120,9 +131,16 @@ def a_dog(
         alpha = jnp.maximum(1, 0.5 * distances / distance)
         query = _mix(short, anchor, 1 / alpha)
         steps = cast_like(jax.tree.map(jnp.subtract, query, point), params)
-        return steps, AcceleratedDistanceState(
-            state.start, anchor, solution, total, distance, distances, alpha, root
+        new = state._replace(
+            anchor=anchor,
+            solution=solution,
+            total=total,
+            distance=distance,
+            distances=distances,
+            weight=alpha,
+            root=root,
         )
+        return settle(state, new, updates, steps)
 
     plain = optax.GradientTransformationExtraArgs(init, update)
     return optax.chain(scale_by_norm_power(1.0), plain) if normalize else plain

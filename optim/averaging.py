@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from optim.solution import eval_params
+from optim.steps import no_steps, settle
 from optim.tree import needs_params, wide
 
 
@@ -15,6 +16,7 @@ class PolynomialAverageState(NamedTuple):
     """State of `polynomial_average`."""
 
     count: Array  # shape=(), dtype=int32; steps taken
+    skipped: Array  # shape=(), dtype=int32; updates that were not finite
     average: optax.Params  # at least float32, where parameters are floating
     inner: optax.OptState
 
@@ -33,10 +35,11 @@ def polynomial_average(
 
     with x_t the parameters after step t, or the solution there (`eval_params`) if ``inner`` has
     its answer elsewhere: the last 1/(γ + 1) of the steps get most of the weight, whatever the
-    number of steps. The updates are those of ``inner``, unchanged; `average_params` gives the
-    average. Reference: Shamir and Zhang (2013), "Stochastic gradient
-    descent for non-smooth optimization: convergence results and optimal averaging schemes",
-    Section 4.
+    number of steps. The updates are those of ``inner``, unchanged, but one that is not finite is
+    skipped. `eval_params` and `average_params` give the average.
+
+    Reference: Shamir and Zhang (2013), "Stochastic gradient descent for non-smooth optimization:
+    convergence results and optimal averaging schemes", Section 4.
 
     Args:
       inner: any transformation.
@@ -62,7 +65,7 @@ def polynomial_average(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> PolynomialAverageState:
-        return PolynomialAverageState(jnp.zeros((), jnp.int32), wide(params), inner.init(params))
+        return PolynomialAverageState(**no_steps(), average=wide(params), inner=inner.init(params))
 
     def update(
         updates: optax.Updates,
@@ -71,16 +74,17 @@ def polynomial_average(
         **extra: Any,
     ) -> tuple[optax.Updates, PolynomialAverageState]:
         params = needs_params("polynomial_average", params)
-        updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        steps, inner_state = inner.update(updates, state.inner, params, **extra)
+        count = state.count + 1
         weight = (power + 1) / (power + count.astype(jnp.float32))
 
         def mix(average: Array, new: Array) -> Array:
             return average + weight.astype(average.dtype) * (new - average)
 
-        moved = jax.tree.map(jnp.add, wide(params), wide(updates))
+        moved = jax.tree.map(jnp.add, wide(params), wide(steps))
         average = jax.tree.map(mix, state.average, wide(eval_params(inner_state, moved)))
-        return updates, PolynomialAverageState(count, average, inner_state)
+        new = state._replace(average=average, inner=inner_state)
+        return settle(state, new, updates, steps, own=average)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from optim.tree import accumulator_dtype, norm, wide
+from optim.steps import no_steps, settle
+from optim.tree import accumulator_dtype, cast_like, divide, norm, wide
 
 
 class ClipState(NamedTuple):
     """State of `clip_by_ema_norm`."""
 
-    count: Int[Array, ""]  # steps whose norm was not zero
+    count: Int[Array, ""]
+    skipped: Int[Array, ""]
+    seen: Int[Array, ""]  # steps whose norm was not zero
     mean: Float[Array, ""]  # running mean of clipped norms, biased towards zero
 
 
@@ -62,7 +65,8 @@ def clip_by_ema_norm(
     """
 
     def init(params: optax.Params) -> ClipState:
-        return ClipState(jnp.zeros((), jnp.int32), jnp.zeros((), accumulator_dtype(params)))
+        zero = jnp.zeros((), accumulator_dtype(params))
+        return ClipState(**no_steps(), seen=jnp.zeros((), jnp.int32), mean=zero)
 
     def update(
         updates: optax.Updates, state: ClipState, params: Any = None, **extra: Any
@@ -70,19 +74,14 @@ def clip_by_ema_norm(
         del params, extra
         dtype = state.mean.dtype
         size = norm(updates).astype(dtype)
-        seen = state.count > 0
-        usual = state.mean / jnp.where(seen, 1 - decay ** state.count.astype(dtype), 1)
-        limit = jnp.where(seen, factor * usual, size)
-        clipped = jnp.minimum(size, limit)
-        share = jnp.where(size > 0, clipped / jnp.where(size > 0, size, 1), 1)
-        steps = jax.tree.map(
-            lambda g, w: (share.astype(w.dtype) * w).astype(jnp.result_type(g)),
-            updates,
-            wide(updates),
-        )
+        any_seen = state.seen > 0
+        usual = state.mean / jnp.where(any_seen, 1 - decay ** state.seen.astype(dtype), 1)
+        clipped = jnp.where(any_seen, jnp.minimum(size, factor * usual), size)
+        share = jnp.where(size > 0, divide(clipped, size), 1)
+        steps = jax.tree.map(lambda x: share.astype(x.dtype) * x, wide(updates))
         counts = size > 0
         mean = jnp.where(counts, decay * state.mean + (1 - decay) * clipped, state.mean)
-        count = jnp.where(counts, jnp.asarray(optax.safe_increment(state.count)), state.count)
-        return steps, ClipState(count, mean)
+        new = state._replace(seen=state.seen + counts, mean=mean)
+        return settle(state, new, updates, cast_like(steps, updates))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from optim.oracle import Oracle
+from optim.steps import step_key
 from optim.vectors import Point
 
 T = TypeVar("T")
@@ -53,23 +54,27 @@ def measured(
       point: where the step is taken.
       curvature: one of the three.
       period: steps from one measurement to the next.
-      key: for "fresh"; step t uses ``fold_in(key, t)``.
+      key: for "fresh"; may be the loop's, see `optim.steps.step_key`.
 
     Returns:
       The measurement to use in this step, and the one to store.
     """
 
     def refresh() -> T:
-        oracle = point.oracle
-        if key is not None:
-            oracle = oracle.fresh(jax.random.fold_in(key, point.count))
-        return measure(state, oracle)
+        return measure(state, at_fresh(point, key))
 
     new = jax.lax.cond(point.count % period == 0, refresh, lambda: state)
     if curvature != "lagged":
         return new, new
     first = point.count == 0
     return jax.tree.map(lambda a, b: jnp.where(first, a, b), new, state), new
+
+
+def at_fresh(point: Point, key: Array | None) -> Oracle:
+    """The loss at independent randomness if there is a key for it, else at the gradient's."""
+    if key is None:
+        return point.oracle
+    return point.oracle.fresh(step_key(key, "curvature", point.updates))
 
 
 def debiased_weight(decay: float, count: Array, dtype: Any) -> Float[Array, ""]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from optim.flat import ravel
 from optim.oracle import as_oracle
+from optim.tree import ravel
 
 
 def probe_diagonal(

@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from optim.tree import accumulator_dtype, cast_like, difference, needs_params, norm
+from optim.steps import no_steps, settle
+from optim.tree import accumulator_dtype, cast_like, difference, divide, needs_params, norm
 
 
 class DistanceState(NamedTuple):
     """State of `dog`, `layerwise_dog` (K leaves) and `dowg`; K = 1 but for the second."""
 
+    count: Int[Array, ""]
+    skipped: Int[Array, ""]
     start: optax.Params
     distance: Float[Array, " K"]  # largest distance from the start so far
     root: Float[Array, " K"]  # square root of the sum of squared, perhaps weighted, norms
@@ -40,7 +43,8 @@ def _transformation(
         dtype = accumulator_dtype(params)
         radii = [start_radius(part, initial_distance) for part in groups(params)]
         start = jax.tree.map(jnp.array, params)  # a copy: the caller may donate the parameters
-        return DistanceState(start, jnp.array(radii, dtype), jnp.zeros(len(radii), dtype))
+        zero = jnp.zeros(len(radii), dtype)
+        return DistanceState(**no_steps(), start=start, distance=jnp.array(radii, dtype), root=zero)
 
     def update(
         updates: optax.Updates,
@@ -55,11 +59,11 @@ def _transformation(
         distance = jnp.maximum(state.distance, moved)
         weight = distance if weighted else jnp.ones((), dtype)
         root = jnp.hypot(state.root, weight * measure(updates, dtype))
-        rate = jnp.where(root > 0, weight * distance / jnp.where(root > 0, root, 1), 0)
+        rate = divide(weight * distance, root)
         leaves, structure = jax.tree.flatten(updates)
         steps = [-rate[i if layerwise else 0] * g.astype(dtype) for i, g in enumerate(leaves)]
         steps = cast_like(jax.tree.unflatten(structure, steps), params)
-        return steps, DistanceState(state.start, distance, root)
+        return settle(state, state._replace(distance=distance, root=root), updates, steps)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

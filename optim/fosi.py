@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from optim.flat import ravel
 from optim.lanczos import lanczos
-from optim.vectors import Point, limit_norm, vector_transformation
+from optim.steps import rate_at, step_key
+from optim.tree import limit_norm, ravel
+from optim.vectors import Point, vector_transformation
 
 
 class FosiState(NamedTuple):
@@ -45,12 +46,17 @@ def fosi(
     with V, Λ the eigenpairs of the Hessian with the largest (and smallest) eigenvalues, by
     Lanczos' iteration of 4 (num_largest + num_smallest) products every ``period`` steps, and b
     the updates of the base optimizer. What the base sees has the condition number of the rest of
-    the spectrum. Eigenpairs are used from the step after they were measured; w is then projected
-    on the new space. Without the bound ``max_change`` it diverged on a hierarchical model, whose
-    curvature changes by orders of magnitude between measurements.
+    the spectrum: the gradient, and the loss as a function of what the base may change,
+    :math:`y \mapsto f(x_k + (I - VV^T)(y - x_k))`, so that line searches, and methods that ask
+    for curvature, are consistent. Eigenpairs are used from the step after they were measured; w
+    is then projected on the new space. Without the bound ``max_change`` it diverged on a
+    hierarchical model, whose curvature changes by orders of magnitude between measurements.
+    Around Adam, tuned, it was nowhere ahead of tuned Adam alone on problems of
+    ``benchmarks/optimizers.py``: 0.02 nats behind on the Gaussian and on schools, 0.13 on cancer,
+    46 on Poisson, even on schools with fixed draws.
 
     Args:
-      key: for the start of Lanczos' iteration; step t uses ``fold_in(key, t)``.
+      key: for the start of Lanczos' iteration; may be the loop's.
       base: any transformation; its learning rate is its own.
       learning_rate: α, a number or a schedule; 1 is Newton's step, less averages noise.
       num_largest: eigenvalues from the top.
@@ -97,7 +103,8 @@ def fosi(
         return FosiState(vectors[:, 0], vectors, jnp.zeros_like(x), base.init(unravel(x)))
 
     def measure(state: FosiState, at: Point) -> FosiState:
-        start = jax.random.normal(jax.random.fold_in(key, at.count), at.x.shape, at.x.dtype)
+        start_key = step_key(key, "start", at.updates)
+        start = jax.random.normal(start_key, at.x.shape, at.x.dtype)
         ritz = lanczos(at.oracle.linearize(at.x)[1], start, 4 * pairs)
         num = len(state.values)
         top = min(num_largest, num)
@@ -110,25 +117,27 @@ def fosi(
 
     def step(g: Array, state: FosiState, at: Point) -> tuple[Array, FosiState]:
         V = state.vectors
+        outside = lambda v: v - V.T @ (V @ v)
         inside = V.T @ (V @ g)
         average = momentum * state.momentum + (1 - momentum) * inside
         size = jnp.abs(state.values)
-        size = jnp.maximum(size, jnp.maximum(floor * jnp.max(size), _TINY))
-        newton = V.T @ ((V @ average) / size)
+        least = jnp.maximum(floor * jnp.max(size), jnp.finfo(g.dtype).tiny)
+        newton = V.T @ ((V @ average) / jnp.maximum(size, least))
         params = at.unravel(at.x)
         rest = at.unravel(g - inside)
-        move, base_state = base.update(
-            rest, state.base, params, value=at.value(), grad=rest, value_fn=at.of_params
+        seen = at.of_params.after(
+            lambda y: at.unravel(at.x + outside(ravel(y)[0] - at.x)),
+            lambda _, grad: at.unravel(outside(ravel(grad)[0])),
         )
-        other = ravel(move)[0]
-        rate = learning_rate(at.count) if callable(learning_rate) else learning_rate
-        newton = limit_norm(jnp.asarray(rate, g.dtype) * newton, max_change * len(g) ** 0.5)
-        direction = newton - (other - V.T @ (V @ other))
+        move, base_state = base.update(
+            rest, state.base, params, value=at.value(), grad=rest, value_fn=seen
+        )
+        rate = rate_at(learning_rate, at.count).astype(g.dtype)
+        newton = limit_norm(rate * newton, max_change * len(g) ** 0.5)
+        direction = newton - outside(ravel(move)[0])
         state = FosiState(state.values, V, average, base_state)
         due = (at.count >= first) & ((at.count - first) % period == 0)
         return direction, jax.lax.cond(due, lambda: measure(state, at), lambda: state)
 
-    return vector_transformation("fosi", init, step)
-
-
-_TINY = 1e-30
+    mine = lambda state: state._replace(base=())
+    return vector_transformation("fosi", init, step, own=mine)

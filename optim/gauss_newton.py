@@ -9,7 +9,9 @@ import optax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
+from optim.curvature import at_fresh
 from optim.oracle import Oracle
+from optim.steps import rate_at
 from optim.vectors import Point, vector_transformation
 
 
@@ -46,9 +48,15 @@ def gauss_newton(
     β = λ; for squared errors it is Levenberg-Marquardt's. For a stochastic loss let λ grow
     with √(1 + t), by a schedule. If ``adaptive``, λ follows the ratio of the actual to the
     predicted decrease, at the same randomness: above 3/4 it is halved, below 1/4 it is
-    multiplied by 1.5, and a step that does not decrease the loss is not taken. The ratio compares
+    multiplied by 1.5, and a step that does not decrease the loss is not taken; a decrease is
+    known up to the rounding of the loss's terms. The ratio compares
     losses with a gradient, so the gradient must be that of the sampled loss, which those of
     estimators that stop some of its terms are not.
+
+    With the defaults, no adaptation, and the curvature of the gradient's own four draws, it
+    diverged on two stochastic problems of ``benchmarks/optimizers.py`` (schools, Poisson), ended
+    7e4 nats behind tuned Adam on cancer, 3 on the Gaussian, and 0.2 to 0.3 on two problems with
+    fixed draws. It is for losses that are exact, or whose rows are many.
 
     The remainder's Hessian is taken to be diagonal (it is for a factorised prior, or the
     divergence from a mean-field Gaussian to one): its row sums are used. That changes the step
@@ -59,8 +67,8 @@ def gauss_newton(
       damping: λ, in units of the curvature of the mean loss; a number, or a schedule if not
         adaptive.
       adaptive: adapt λ, starting from ``damping``; refuses `optax.MultiSteps`.
-      key: if given, curvature is measured at independent randomness, ``fold_in(key, t)``;
-        otherwise, as in the paper, at the gradient's.
+      key: if given, curvature is measured at independent randomness; otherwise, as in the
+        paper, at the gradient's. It may be the loop's key.
 
     Returns:
       A transformation that needs ``params`` and a ``value_fn`` that declares ``outputs``,
@@ -98,23 +106,22 @@ def gauss_newton(
         return GaussNewtonState(jnp.asarray(0 if callable(damping) else damping, x.dtype))
 
     def step(g: Array, state: GaussNewtonState, at: Point) -> tuple[Array, GaussNewtonState]:
-        oracle = at.oracle
-        if key is not None:
-            oracle = oracle.fresh(jax.random.fold_in(key, at.count))
-        lam = jnp.asarray(damping(at.count), g.dtype) if callable(damping) else state.damping
+        oracle = at_fresh(at, key)
+        lam = state.damping if adaptive else rate_at(damping, at.count).astype(g.dtype)
         jacobian, diagonal = curvature_factors(oracle, at.x)
         direction = solve(jacobian, diagonal + lam, g)
         if not adaptive:
             return direction, GaussNewtonState(lam)
-        value = at.value()
-        gain = value - at.oracle(at.x - direction)
+        gain = at.value() - at.oracle(at.x - direction)
         predicted = (g @ direction + lam * direction @ direction) / 2
-        slack = 10 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + 1)
+        rounding = 10 * jnp.finfo(g.dtype).eps * size_of_terms(at.oracle, at.x)
+        slack = jnp.maximum(rounding, jnp.finfo(g.dtype).tiny)
         ratio = (gain + slack) / (predicted + slack)
         grown = jnp.where(ratio < 0.25, 1.5 * lam, jnp.where(ratio > 0.75, 0.5 * lam, lam))
         grown = jnp.where(jnp.isfinite(ratio), grown, 1.5 * lam)
         taken = jnp.where(ratio > 0, direction, 0)
-        return taken, GaussNewtonState(jnp.clip(grown, 1e-12, 1e12))
+        least = jnp.finfo(g.dtype).eps * jnp.max(jnp.sum(jacobian**2, 0) + diagonal)
+        return taken, GaussNewtonState(jnp.clip(grown, least, jnp.maximum(_MOST, least)))
 
     return vector_transformation(
         "gauss_newton", init, step, learning_rate, needs=needs, compares_values=adaptive
@@ -148,6 +155,12 @@ def curvature_factors(
     return factor, jnp.maximum(rest, 0)
 
 
+def size_of_terms(oracle: Oracle, x: Float[Array, " D"]) -> Float[Array, ""]:
+    """The scale to which the loss is rounded, that of its terms, which may cancel in it."""
+    rows = jnp.mean(jnp.abs(oracle.row_loss(oracle.outputs(x))))
+    return rows + jnp.abs(oracle.remainder(x))
+
+
 def solve(
     jacobian: Float[Array, "K D"], diagonal: Float[Array, " D"], g: Float[Array, " D"]
 ) -> Float[Array, " D"]:
@@ -158,3 +171,6 @@ def solve(
     scaled = jacobian / diagonal
     inner = jnp.eye(k, dtype=g.dtype) + scaled @ jacobian.T
     return g / diagonal - scaled.T @ cho_solve(cho_factor(inner), scaled @ g)
+
+
+_MOST = 1e30  # so that a damping raised where nothing is finite can come down again

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from optim.flat import ravel
 from optim.oracle import Oracle, as_oracle
+from optim.tree import ravel
 
 Solve = Callable[[Any, Any, Any], Any]
 

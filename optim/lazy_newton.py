@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from optim.backtracking import Trial, backtrack
 from optim.curvature import Curvature, check_curvature, debiased_weight, measured
 from optim.oracle import Oracle
+from optim.tree import divide, norm
 from optim.vectors import Point, vector_transformation
 
 
@@ -76,7 +78,7 @@ def lazy_newton(
     Args:
       learning_rate: ρ, a number or a schedule; scales the accepted step.
       regularization: which of the three.
-      smoothness: M, or where it starts if adaptive.
+      smoothness: M; where it starts if adaptive.
       adaptive: adapt M; takes one further gradient for each try, and refuses
         `optax.MultiSteps`.
       period: steps from one Hessian to the next.
@@ -153,30 +155,24 @@ def lazy_newton(
             return used.vectors @ s, damping
 
         if not adaptive:
-            s, _ = direction(state.smoothness)
-            return s, LazyNewtonState(kept, state.smoothness, state.tries)
+            fixed = jnp.asarray(smoothness, g.dtype)
+            return direction(fixed)[0], LazyNewtonState(kept, fixed, state.tries)
 
-        def attempt(carry: tuple) -> tuple:
-            _, smoothness, tries, _ = carry
+        top = jnp.max(jnp.abs(used.values))
+
+        def attempt(smoothness: Array) -> Trial:
             s, damping = direction(smoothness)
             new = at.oracle.grad(at.x - s)
-            accepted = (4 * damping * (new @ s) >= new @ new) | ~jnp.any(g)
-            smoothness = jnp.clip(smoothness * jnp.where(accepted, 0.5, 2.0), _LEAST, 1 / _LEAST)
-            return s, smoothness, tries + 1, accepted
+            size = norm(new)  # squares could overflow
+            accepted = 4 * damping * (divide(new, size) @ s) >= size
+            return Trial(s, new, accepted, divide(damping, top))
 
-        start = (jnp.zeros_like(g), state.smoothness, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        s, new, tries, accepted = jax.lax.while_loop(
-            lambda carry: ~carry[3] & (carry[2] < max_tries), attempt, start
-        )
-        return jnp.where(accepted, s, 0), LazyNewtonState(kept, new, tries)
+        s, new, tries = backtrack(attempt, state.smoothness, at, top, max_tries)
+        return s, LazyNewtonState(kept, new, tries)
 
     return vector_transformation(
         "lazy_newton", init, step, learning_rate, needs=needs, compares_values=adaptive
     )
-
-
-_LEAST = 1e-12  # so that a smoothness halved at every step of a quadratic can still be doubled,
-# and one doubled where nothing is finite be halved
 
 
 def _over(c: Array, denominator: Array) -> Array:
@@ -185,12 +181,12 @@ def _over(c: Array, denominator: Array) -> Array:
 
 
 def _radius(c: Array, values: Array, smoothness: Array) -> tuple[Array, Array]:
-    damping = smoothness * jnp.linalg.norm(c)
+    damping = smoothness * norm(c)
     return _over(c, jnp.abs(values) + damping), damping
 
 
 def _gradient(c: Array, values: Array, smoothness: Array) -> tuple[Array, Array]:
-    damping = jnp.sqrt(smoothness * jnp.linalg.norm(c))
+    damping = jnp.sqrt(smoothness) * jnp.sqrt(norm(c))
     return _over(c, jnp.abs(values) + damping), damping
 
 
@@ -203,8 +199,8 @@ def _cubic(c: Array, values: Array, smoothness: Array) -> tuple[Array, Array]:
     """
     bottom = values[0]
     least = jnp.maximum(0.0, -2 * bottom / smoothness)
-    size = jnp.linalg.norm(c)
-    most = (jnp.sqrt(bottom**2 + 2 * smoothness * size) + jnp.abs(bottom)) / smoothness
+    reach = jnp.sqrt(2 * smoothness) * jnp.sqrt(norm(c))
+    most = (jnp.hypot(bottom, reach) + jnp.abs(bottom)) / smoothness
     most = jnp.maximum(most, least)
 
     def solve(r: Array) -> Array:
@@ -213,7 +209,7 @@ def _cubic(c: Array, values: Array, smoothness: Array) -> tuple[Array, Array]:
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) / 2
-        long = jnp.linalg.norm(solve(middle)) > middle
+        long = norm(solve(middle)) > middle
         return jnp.where(long, middle, low), jnp.where(long, high, middle)
 
     _, r = jax.lax.fori_loop(0, 60, halve, (least, most))

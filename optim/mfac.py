@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
-from optim.vectors import Point, limit_norm, momentum_average, vector_transformation
+from optim.tree import divide, limit_norm, norm
+from optim.vectors import Point, momentum_average, vector_transformation
 
 
 class MfacState(NamedTuple):
     """The method's part of the state of `mfac`; no rows if they are those of examples."""
 
-    rows: Float[Array, "M D"]
+    rows: Float[Array, "M D"]  # of unit norm
+    norms: Float[Array, " M"]  # of the gradients
     gram: Float[Array, "M M"]  # of the rows
     momentum: Float[Array, " D"]
 
@@ -35,17 +37,22 @@ def mfac(
 
        x_{k+1} = x_k - ρ m_k, \qquad m_k = β m_{k-1} + (1-β) \hat F^{-1} g_k, \qquad
        \hat F = λ I + \frac1M \sum_i g_i g_i^T, \qquad
-       \hat F^{-1} v = \tfrac1λ \left[v - G^T (M λ I + G G^T)^{-1} G v\right]
+       \hat F^{-1} G^T c = M\, G^T (M λ I + G G^T)^{-1} c
 
     with rows G that are the last M gradients, the present one included, or the gradients of the
-    M examples of a loss that declares ``per_example`` (data, or Monte Carlo draws).
+    M examples of a loss that declares ``per_example`` (data, or Monte Carlo draws). In the span
+    of the rows, where gradients of the window lie, the inverse is taken in the form above, which
+    subtracts nothing; what a multiple of the examples' mean does not explain of the gradient,
+    such as a prior's part, takes Woodbury's.
     λ is ``damping``, the paper's, plus ``relative_damping`` times the mean of the diagonal of
     the sum, which is ours.
 
     The empirical Fisher matrix is not the Hessian. Of a loss whose gradients are mostly noise it
     is the covariance of the noise; of one without noise it vanishes at the optimum, where steps
-    of a constant rate cycle until ``damping`` takes over. With four-sample gradients of five
-    variational problems, a rate of 0.01 and 1000 steps it stayed far from the optimum of all.
+    of a constant rate cycle until ``damping`` takes over. On problems of
+    ``benchmarks/optimizers.py``, with a cosine schedule of a rate that had to be looked for
+    between 0.3 and 30, it ended 12 nats behind tuned Adam on the Gaussian, 0.03 on schools, and
+    even on schools with fixed draws.
 
     Args:
       learning_rate: ρ, a number or a schedule.
@@ -87,38 +94,61 @@ def mfac(
     window = num_rows if rows == "gradients" else 0
 
     def init(x: Float[Array, " D"], _: Callable) -> MfacState:
-        empty = jnp.zeros((window, len(x)), x.dtype)
-        return MfacState(empty, jnp.zeros((window, window), x.dtype), jnp.zeros_like(x))
+        rows, gram = jnp.zeros((window, len(x)), x.dtype), jnp.zeros((window, window), x.dtype)
+        return MfacState(rows, gram[0] if window else x[:0], gram, jnp.zeros_like(x))
 
-    def of_gradients(g: Array, state: MfacState, at: Point) -> tuple[Array, Array]:
+    def of_gradients(g: Array, state: MfacState, at: Point) -> MfacState:
         oldest = at.count % num_rows
-        new = state.rows.at[oldest].set(g)
-        products = new @ g
-        return new, state.gram.at[oldest].set(products).at[:, oldest].set(products)
+        size = norm(g)
+        unit = divide(g, size)
+        new = state.rows.at[oldest].set(unit)
+        products = new @ unit
+        gram = state.gram.at[oldest].set(products).at[:, oldest].set(products)
+        return MfacState(new, state.norms.at[oldest].set(size), gram, state.momentum)
 
-    def of_examples(at: Point) -> tuple[Array, Array]:
-        new = at.oracle.per_example_grads(at.x)
-        if len(new) != num_rows:
+    def of_examples(state: MfacState, at: Point) -> MfacState:
+        grads = at.oracle.per_example_grads(at.x)
+        if len(grads) != num_rows:
             raise ValueError(
                 f"mfac: expected per_example of the loss to give num_rows={num_rows} losses; got "
-                f"{len(new)}. Pass num_rows={len(new)}."
+                f"{len(grads)}. Pass num_rows={len(grads)}."
             )
-        return new, new @ new.T
+        norms = jax.vmap(norm)(grads)
+        unit = divide(grads, norms[:, None])
+        return MfacState(unit, norms, unit @ unit.T, state.momentum)
 
     def step(g: Array, state: MfacState, at: Point) -> tuple[Array, MfacState]:
         if rows == "gradients":
-            G, gram = of_gradients(g, state, at)
+            fisher = of_gradients(g, state, at)
             size = jnp.minimum(at.count + 1, num_rows).astype(g.dtype)
+            coefficients = jnp.arange(num_rows) == at.count % num_rows
+            rest = None
         else:
-            G, gram = of_examples(at)
-            size = num_rows
-        lam = damping + relative_damping * jnp.trace(gram) / (size * len(g))
-        inner = gram + size * lam * jnp.eye(num_rows, dtype=g.dtype)
-        direction = (g - G.T @ cho_solve(cho_factor(inner), G @ g)) / lam
-        direction = limit_norm(direction, max_change * len(g) ** 0.5)
+            fisher = of_examples(state, at)
+            size = jnp.asarray(num_rows, g.dtype)
+            mean = fisher.norms / num_rows @ fisher.rows
+            length = norm(mean)
+            share_of_mean = divide(g @ divide(mean, length), length)
+            coefficients = jnp.full(num_rows, share_of_mean / num_rows)
+            rest = g - share_of_mean * mean
+        # In units of the largest norm, so that squares do not overflow.
+        unit = jnp.maximum(jnp.max(fisher.norms), damping**0.5)
+        share = divide(fisher.norms, unit)
+        gram = share[:, None] * fisher.gram * share
+        absolute = divide(divide(jnp.asarray(damping, g.dtype), unit), unit)
+        lam = absolute + relative_damping * jnp.trace(gram) / (size * len(g))
+        values, vectors = jnp.linalg.eigh(gram)
+        scale = jnp.maximum(values, 0) + size * jnp.where(unit > 0, lam, 1)
+        inverse = lambda v: vectors @ ((v @ vectors) / scale)
+        direction = (share * size * inverse(coefficients.astype(g.dtype))) @ fisher.rows
+        if rest is not None:
+            rest = divide(rest, unit)
+            inner = inverse(share * (fisher.rows @ rest))
+            direction += divide(rest - (share * inner) @ fisher.rows, lam)
+        direction = limit_norm(divide(direction, unit), max_change * len(g) ** 0.5)
         average, mean = momentum_average(state.momentum, direction, momentum, at.count)
-        kept = (G, gram) if rows == "gradients" else (state.rows, state.gram)
-        return mean, MfacState(*kept, average)
+        kept = fisher if rows == "gradients" else state
+        return mean, kept._replace(momentum=average)
 
     needs = None if rows == "gradients" else ("per_example",)
     return vector_transformation("mfac", init, step, learning_rate, needs=needs)

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from optim.curvature import debiased_weight
 from optim.diagonal import probe_diagonal
-from optim.vectors import Point, limit_norm, momentum_average, vector_transformation
+from optim.steps import rate_at, step_key
+from optim.tree import divide, limit_norm, norm
+from optim.vectors import Point, momentum_average, vector_transformation
 
 _UNBOUNDED = 1e10  # growth of the step length that the second step is allowed
 
@@ -62,7 +63,7 @@ def oasis(
     problem of 1e5 coordinates; it did well on eight schools and on the Gaussian.
 
     Args:
-      key: for the probes; step t uses ``fold_in(key, t)``.
+      key: for the probes; may be the loop's.
       learning_rate: η, a number or a schedule; adapted by the rule above if None.
       decay: β.
       floor: α, as a share of the mean of :math:`|D|`.
@@ -103,9 +104,9 @@ def oasis(
     def adapted(g: Array, scale: Array, state: OasisState, at: Point) -> tuple[Array, Array]:
         moved = at.x - state.previous
         change = g - at.oracle.grad(state.previous)
-        size = jnp.sqrt(jnp.sum(change**2 / scale))
-        local = jnp.sqrt(jnp.sum(scale * moved**2)) / (2 * jnp.maximum(size, _TINY))
-        local = jnp.where(size > 0, local, jnp.inf)
+        root = jnp.sqrt(scale)
+        size = norm(change / root)
+        local = jnp.where(size > 0, divide(norm(root * moved), 2 * size), jnp.inf)
         rate = jnp.minimum(jnp.sqrt(1 + state.growth) * state.rate, local)
         nothing = (at.count == 0) | (size == 0) | ~jnp.any(moved)
         rate = jnp.where(nothing, state.rate, rate)
@@ -114,23 +115,19 @@ def oasis(
 
     def step(g: Array, state: OasisState, at: Point) -> tuple[Array, OasisState]:
         product = at.oracle.linearize(at.x)[1]
-        measured = probe_diagonal(jax.random.fold_in(key, at.count), product, g, num_probes)
+        measured = probe_diagonal(step_key(key, "probes", at.updates), product, g, num_probes)
         weight = debiased_weight(decay, at.count + 1, g.dtype)
         diagonal = state.diagonal + weight * (measured - state.diagonal)
         scale = jnp.abs(jnp.where(at.count == 0, diagonal, state.diagonal))
-        scale = jnp.maximum(scale, jnp.maximum(floor * jnp.mean(scale), _TINY))
+        least = jnp.maximum(floor * jnp.mean(scale), jnp.finfo(g.dtype).tiny)
+        scale = jnp.maximum(scale, least)
         rate, growth = state.rate, state.growth
         if learning_rate is None:
             rate, growth = adapted(g, scale, state, at)
-        elif callable(learning_rate):
-            rate = jnp.asarray(learning_rate(at.count), g.dtype)
         else:
-            rate = jnp.asarray(learning_rate, g.dtype)
+            rate = rate_at(learning_rate, at.count).astype(g.dtype)
         average, mean = momentum_average(state.momentum, g, momentum, at.count)
         direction = limit_norm(rate * mean / scale, max_change * len(g) ** 0.5)
         return direction, OasisState(diagonal, average, at.x, rate, growth)
 
     return vector_transformation("oasis", init, step, compares_values=learning_rate is None)
-
-
-_TINY = 1e-30

@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
-from optim.flat import ravel, wide
+from optim.tree import fill, is_masked, ravel, wide
 
 OPTIONAL = (
     "outputs",
@@ -227,23 +226,24 @@ class Oracle:
           params: full parameters.
         """
 
-        def fill(part: Any) -> Any:
-            return jax.tree.map(
-                lambda x, whole: whole if _masked(x) else x, part, params, is_leaf=_masked
-            )
-
         def keep(part: Any, grad: Any) -> Any:
-            return jax.tree.map(lambda x, g: x if _masked(x) else g, part, grad, is_leaf=_masked)
+            choose = lambda x, g: x if is_masked(x) else g
+            return jax.tree.map(choose, part, grad, is_leaf=is_masked)
 
-        return self._after(fill, keep)
+        return self.after(lambda part: fill(part, params), keep)
 
     def flat(self, params: Any) -> tuple[Float[Array, " D"], "Oracle"]:
         """The raveled parameters, at least float32, and the loss as a function of such vectors."""
         x, unravel = ravel(params)
-        return x, self._after(unravel, lambda _, grad: ravel(grad)[0])
+        return x, self.after(unravel, lambda _, grad: ravel(grad)[0])
 
-    def _after(self, forth: Callable[[Any], Any], back: Callable[[Any, Any], Any]) -> "Oracle":
-        """The loss after a map to its parameters; ``back`` maps gradients the other way."""
+    def after(self, forth: Callable[[Any], Any], back: Callable[[Any, Any], Any]) -> "Oracle":
+        """The loss as a function of something that is mapped to its parameters.
+
+        Args:
+          forth: from what the new loss takes to the parameters.
+          back: from what the new loss takes, and the gradient by the parameters, to its gradient.
+        """
 
         def value_and_grad(x: Any) -> tuple[Array, Any]:
             value, grad = self.value_and_grad(forth(x))
@@ -254,7 +254,7 @@ class Oracle:
             if name in declared:
                 declared[name] = _compose(declared[name], forth)
         if "fresh" in declared:
-            declared["fresh"] = lambda key: self.fresh(key)._after(forth, back)
+            declared["fresh"] = lambda key: self.fresh(key).after(forth, back)
         return Oracle(
             _compose(self._loss, forth),
             value_and_grad=value_and_grad if self._value_and_grad is not None else None,
@@ -264,10 +264,6 @@ class Oracle:
 
 
 _ROWS = 128  # Hessian-vector products that a dense Hessian takes at a time
-
-
-def _masked(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)
 
 
 def _compose(outer: Callable, inner: Callable) -> Callable:
@@ -309,7 +305,8 @@ def stochastic_oracle(loss: Callable[..., Array], **declared: Any) -> Callable[.
 
     Args:
       loss: ``(key, params, *args) -> scalar``.
-      **declared: other arguments of `Oracle`.
+      **declared: other arguments of `Oracle`. Its functions take the key first, and ``*args``
+        last, as the loss does: they are of the same draws and the same minibatch.
 
     Returns:
       ``(key, *args) -> Oracle``.
@@ -317,18 +314,22 @@ def stochastic_oracle(loss: Callable[..., Array], **declared: Any) -> Callable[.
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from optim import stochastic_oracle
-      >>> noisy = stochastic_oracle(lambda key, x: jnp.sum(x * jax.random.normal(key, x.shape)))
-      >>> oracle = noisy(jax.random.key(0))
-      >>> other = oracle.fresh(jax.random.key(1))
-      >>> bool(oracle(jnp.ones(3)) == other(jnp.ones(3)))
-      False
+      >>> residuals = lambda key, w, x, y: x * w - y
+      >>> loss = lambda key, w, x, y: jnp.mean((x * w - y) ** 2)
+      >>> oracles = stochastic_oracle(
+      ...     loss, outputs=residuals, row_loss=lambda key, h, x, y: h**2,
+      ...     remainder=lambda key, w, x, y: jnp.zeros(()),
+      ... )
+      >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])  # a minibatch
+      >>> oracles(jax.random.key(0), x, y).outputs(jnp.ones(()))
+      Array([-2., -2.], dtype=float32)
     """
 
     def make(key: Array, *args: Any) -> Oracle:
-        return Oracle(
-            lambda params: loss(key, params, *args),
-            fresh=lambda other: make(other, *args),
-            **declared,
-        )
+        def bound(function: Callable) -> Callable:
+            return lambda x: function(key, x, *args)
+
+        given = {k: bound(f) if callable(f) else f for k, f in declared.items()}
+        return Oracle(bound(loss), fresh=lambda other: make(other, *args), **given)
 
     return make

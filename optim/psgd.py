@@ -9,7 +9,9 @@ import optax
 from jaxtyping import Array, Float
 
 from optim.psgd_groups import Dense, Diagonal, Group, Kronecker, LowRank
-from optim.vectors import Point, limit_norm, momentum_average, vector_transformation
+from optim.steps import rate_at, step_key
+from optim.tree import divide, limit_norm, norm
+from optim.vectors import Point, momentum_average, vector_transformation
 
 
 class PsgdState(NamedTuple):
@@ -49,11 +51,13 @@ def psgd(
     "kronecker", two triangular factors for each matrix among the parameters. At the first step
     Q is scaled by :math:`(\|v\|^2 / \|h\|^2)^{1/4}`. The fit takes 50 to 200 steps to settle:
     warm the learning rate up, or start with a small one. It can diverge where q starts
-    far from the optimum of a target with an exponential link; it is not among the methods of
-    ``benchmarks.optimizers``.
+    far from the optimum of a target with an exponential link. With low rank, a tuned rate and a
+    cosine schedule it was within 0.03 nats of tuned Adam on three problems of
+    ``benchmarks/optimizers.py`` (Gaussian, and schools with fresh and fixed draws), 0.4 behind on
+    cancer and 8 on Poisson, at three gradients a step.
 
     Args:
-      key: for the probes v; step t uses ``fold_in(key, t)``.
+      key: for the probes v; may be the loop's.
       learning_rate: ρ, a number or a schedule; 1 is Newton's step.
       group: which of the four.
       criterion: which h.
@@ -103,20 +107,20 @@ def psgd(
     chosen = groups[group]
 
     def init(x: Float[Array, " D"], unravel: Callable) -> PsgdState:
-        return PsgdState(chosen.init(key, x, unravel), jnp.zeros_like(x))
+        start = chosen.init(step_key(key, "start", 0), x, unravel)
+        return PsgdState(start, jnp.zeros_like(x))
 
     def step(g: Array, state: PsgdState, at: Point) -> tuple[Array, PsgdState]:
-        rate = fit_rate(at.count) if callable(fit_rate) else fit_rate
-        probe_key, choice_key = jax.random.split(jax.random.fold_in(key, at.count))
+        rate = rate_at(fit_rate, at.count).astype(g.dtype)
+        probe_key, choice_key = jax.random.split(step_key(key, "probes", at.updates))
 
         def fit() -> tuple[Any, Any]:
             v = jax.random.normal(probe_key, g.shape, g.dtype)
             h = at.oracle.hvp(at.x, v) if criterion == "newton" else g
-            first = (at.count == 0) & (h @ h > 0)
-            factor = jnp.where(first, ((v @ v) / jnp.maximum(h @ h, _TINY)) ** 0.25, 1.0)
+            size = norm(h)
+            factor = jnp.where((at.count == 0) & (size > 0), divide(norm(v), size) ** 0.5, 1)
             use = chosen.scale(state.factors, factor)
-            rate_now = jnp.asarray(rate, g.dtype)
-            return use, chosen.fit(choice_key, use, v, h, rate_now)
+            return use, chosen.fit(choice_key, use, v, h, rate)
 
         due = at.count % period == 0
         use, fitted = jax.lax.cond(due, fit, lambda: (state.factors, state.factors))
@@ -126,6 +130,3 @@ def psgd(
 
     needs = () if criterion == "newton" else None
     return vector_transformation("psgd", init, step, learning_rate, needs=needs)
-
-
-_TINY = 1e-30

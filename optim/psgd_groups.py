@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-_TINY = 1e-30
+from optim.tree import divide
 
 
 class Group(Protocol):
@@ -57,8 +57,8 @@ class Dense(NamedTuple):
         """A step in the triangular part of a aᵀ - b bᵀ."""
         del key
         a, b = q @ h, solve_triangular(q, v, trans=1)
-        bound = jnp.maximum(a @ a + b @ b, _TINY)
-        return q - rate / bound * jnp.triu(jnp.outer(a, a) - jnp.outer(b, b)) @ q
+        share = divide(rate, a @ a + b @ b)
+        return q - share * jnp.triu(jnp.outer(a, a) - jnp.outer(b, b)) @ q
 
 
 class Diagonal(NamedTuple):
@@ -81,7 +81,7 @@ class Diagonal(NamedTuple):
         """A step in the diagonal of a aᵀ - b bᵀ."""
         del key
         a, b = (q * h) ** 2, (v / q) ** 2
-        return q - rate * q * (a - b) / jnp.maximum(jnp.max(a + b), _TINY)
+        return q - q * (a - b) * divide(rate, jnp.max(a + b))
 
 
 class LowRankFactors(NamedTuple):
@@ -125,19 +125,19 @@ class LowRank(NamedTuple):
         ph = d * (a + V @ (U.T @ a))
         pv = (b - U @ jnp.linalg.solve(small, V.T @ b)) / d
         slope = h * ph - v * pv
-        d_new = d - rate * d * slope / jnp.maximum(jnp.max(jnp.abs(slope)), _TINY)
+        d_new = d - d * slope * divide(rate, jnp.max(jnp.abs(slope)))
 
-        def bound(w: Array) -> Array:
+        def share(w: Array) -> Array:
             sizes = [jnp.linalg.norm(s) * jnp.linalg.norm(w @ (w.T @ s)) for s in (a, b)]
-            return jnp.maximum(sizes[0] + sizes[1], _TINY)
+            return divide(rate, sizes[0] + sizes[1])
 
         def move_u() -> tuple[Array, Array]:
             change = jnp.outer(a, a @ V) - jnp.outer(b, b @ V)
-            return U - rate / bound(V) * change @ small, V
+            return U - share(V) * change @ small, V
 
         def move_v() -> tuple[Array, Array]:
             change = jnp.outer(a, a @ U) - jnp.outer(b, b @ U)
-            return U, V - rate / bound(U) * (change + V @ (U.T @ change))
+            return U, V - share(U) * (change + V @ (U.T @ change))
 
         U, V = jax.lax.cond(jax.random.bernoulli(key), move_u, move_v)
         balance = jnp.sqrt(_ratio(jnp.linalg.norm(V), jnp.linalg.norm(U)))
@@ -215,7 +215,7 @@ KroneckerFactors = tuple[tuple[Array, Array], ...]
 
 
 def _ratio(a: Array, b: Array) -> Array:
-    return jnp.where((a > 0) & (b > 0), a / jnp.maximum(b, _TINY), 1.0)
+    return jnp.where((a > 0) & (b > 0), divide(a, b), 1.0)
 
 
 def _matrix(x: Array, dtype: Any) -> Float[Array, "M N"]:
@@ -240,7 +240,7 @@ def _divide(factor: Array, x: Array) -> Array:
 def _move(factor: Array, a: Array, b: Array, rate: Array) -> Array:
     if factor.ndim == 1:
         left, right = jnp.sum(a**2, 1), jnp.sum(b**2, 1)
-        return factor - rate * factor * (left - right) / jnp.maximum(jnp.max(left + right), _TINY)
+        return factor - factor * (left - right) * divide(rate, jnp.max(left + right))
     left, right = a @ a.T, b @ b.T
-    bound = jnp.maximum(jnp.linalg.norm(left + right), _TINY)
-    return factor - rate / bound * jnp.triu(left - right) @ factor
+    share = divide(rate, jnp.linalg.norm(left + right))
+    return factor - share * jnp.triu(left - right) @ factor

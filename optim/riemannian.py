@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from optim.manifold import Manifold
-from optim.tree import needs_params, wide
+from optim.steps import no_steps, rate_at, settle
+from optim.tree import divide, needs_params, wide
 
 ON, PROJECTED, OFF = 0, 1, 2
 
@@ -31,6 +32,7 @@ class RiemannianState(NamedTuple):
     """State of `riemannian_adam`, `riemannian_amsgrad` and `riemannian_adagrad`."""
 
     count: Int[Array, ""]
+    skipped: Int[Array, ""]
     status: Int[Array, ""]  # ON, PROJECTED once, or OFF again: then updates are NaN
     moments: list[Moments]
 
@@ -63,7 +65,7 @@ def _transformation(
             second = jnp.zeros_like(manifold.inner(x, x, x))
             largest = second if keeps_largest else second.ravel()[:0]
             moments.append(Moments(jnp.zeros_like(x), second, largest))
-        return RiemannianState(jnp.zeros((), jnp.int32), jnp.asarray(ON, jnp.int32), moments)
+        return RiemannianState(**no_steps(), status=jnp.asarray(ON, jnp.int32), moments=moments)
 
     def update(
         updates: optax.Updates,
@@ -87,9 +89,8 @@ def _transformation(
             )
         else:
             here = projected() if status > state.status else kept_points()
-        count = jnp.asarray(optax.safe_increment(state.count))
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        rate = rate / (1 - b1**count)
+        count = state.count + 1
+        rate = rate_at(learning_rate, state.count) / (1 - b1**count)
         steps, moments = [], []
         parts = zip(points, here, jax.tree.leaves(wide(updates)), state.moments, strict=True)
         for (manifold, old), x, gradient, kept in parts:
@@ -98,13 +99,17 @@ def _transformation(
             second, largest, scale = accumulate(kept, square, count)
             mean = b1 * kept.mean + (1 - b1) * tangent
             size = jnp.sqrt(scale) + eps
-            step = jnp.where(size > 0, -rate * mean / jnp.where(size > 0, size, 1), 0)
+            step = -rate * divide(mean, size)
             new, mean = manifold.move(x, step.astype(x.dtype), mean)
-            steps.append(jnp.where(status == OFF, jnp.nan, new - old))
+            steps.append(new - old)
             new_moments = Moments(mean, second, largest)
             moments.append(jax.tree.map(lambda a, b: a.astype(b.dtype), new_moments, kept))
         steps = [u.astype(jnp.result_type(p)) for u, p in zip(steps, leaves, strict=True)]
-        return jax.tree.unflatten(structure, steps), RiemannianState(count, status, moments)
+        steps, new = settle(state, state._replace(moments=moments), updates, steps)
+        steps = [jnp.where(status == OFF, jnp.nan, u) for u in steps]
+        done = (new.count > state.count) | (status == OFF)  # a skipped step projects nothing
+        status = jnp.where(done, status, state.status)
+        return jax.tree.unflatten(structure, steps), new._replace(status=status)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -4,12 +4,21 @@ from typing import Any
 
 import jax
 import optax
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-from optim.tree import cast_like
+from optim.tree import cast_like, is_masked
 
 
 def _holds(state: Any) -> bool:
-    return hasattr(type(state), "solution")
+    return hasattr(type(state), "solution") or isinstance(state, ScheduleFreeState)
+
+
+def _solution(state: Any, params: Any) -> Any:
+    if not isinstance(state, ScheduleFreeState):
+        return state.solution
+    mask = lambda z, p: z if is_masked(z) else p
+    part = jax.tree.map(mask, state.z, params, is_leaf=is_masked)
+    return schedule_free_eval_params(state, part)
 
 
 def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
@@ -17,9 +26,9 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
 
     Averaging and accelerated methods want gradients at one point, ``params``, and have their
     answer at another. Such states have a ``solution``, a tree like the parameters (those of
-    `polynomial_average`, `a_dog` and `nigt` do); it is found wherever it is within ``state``:
-    in a chain, or under ``optax.masked`` or ``optax.partition``, for the leaves they are in
-    charge of. Of nested ones the outermost counts.
+    `polynomial_average`, `a_dog` and `nigt` do), or are those of ``optax.contrib.schedule_free``;
+    they are found wherever they are within ``state``: in a chain, or under ``optax.masked`` or
+    ``optax.partition``, for the leaves they are in charge of. Of nested ones the outermost counts.
 
     Args:
       state: the state of any optax transformation.
@@ -42,13 +51,9 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     for part in jax.tree.leaves(state, is_leaf=_holds):
         if _holds(part):
             params = jax.tree.map(
-                lambda s, p: p if _masked(s) else cast_like(s, p),
-                part.solution,
+                lambda s, p: p if is_masked(s) else cast_like(s, p),
+                _solution(part, params),
                 params,
-                is_leaf=_masked,
+                is_leaf=is_masked,
             )
     return params
-
-
-def _masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from optim.lanczos import lanczos
 from optim.oracle import as_oracle
+from optim.tree import divide
 
 
 class SpectralDensity(NamedTuple):
@@ -85,12 +86,11 @@ class BatchCurvature(NamedTuple):
     def top(self, factor: Array | float = 1.0) -> Float[Array, ""]:
         """Largest eigenvalue of the Hessian of a batch ``factor`` times as large."""
         s = self.noise / jnp.sqrt(factor)
-        signal = jnp.maximum(self.largest, _TINY)
-        return jnp.where(self.largest > s, signal + s**2 / signal, 2 * s)
+        return jnp.where(self.largest > s, self.largest + divide(s**2, self.largest), 2 * s)
 
     def learning_rate(self, factor: Array | float = 1.0) -> Float[Array, ""]:
         """Rate for gradient descent, 1 / `top`; twice that is where it becomes unstable."""
-        return 1 / jnp.maximum(self.top(factor), _TINY)
+        return 1 / self.top(factor)
 
     def damping(self, factor: Array | float = 1.0) -> Float[Array, ""]:
         """Least damping of a second-order method: half the width of the noise, 2s."""
@@ -129,6 +129,19 @@ def batch_curvature(
     Complexity:
       ``num_products`` + 2 ``num_probes`` Hessian-vector products.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from optim import batch_curvature, stochastic_oracle
+      >>> def loss(key, x):  # the mean Hessian is 4 I, a minibatch's is another
+      ...     noise = jax.random.normal(key, (100, 100)) / 100
+      ...     return 2 * x @ x + x @ (noise + noise.T) @ x / 4
+      >>> oracle = stochastic_oracle(loss)(jax.random.key(0))
+      >>> found = batch_curvature(jax.random.key(1), oracle, jnp.ones(100))
+      >>> bool(0.2 < found.learning_rate() <= found.learning_rate(16.0) < 0.3)
+      True
+      >>> bool(jnp.isclose(found.damping(4.0), found.damping() / 2))
+      True
+
     Reference: Granziol, Zohren and Roberts (2022), "Learning rates as a function of batch size:
     a random matrix theory approach to neural network training", Section 3.
     """
@@ -144,6 +157,3 @@ def batch_curvature(
     inside = jnp.maximum(top**2 - 4 * s**2, 0)
     largest = jnp.where(top > 2 * s, (top + jnp.sqrt(inside)) / 2, 0)
     return BatchCurvature(largest, s)
-
-
-_TINY = 1e-30

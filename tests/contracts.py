@@ -130,109 +130,114 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-class TreeOptimizer(NamedTuple):
-    """An optimizer of any parameter tree; see `test_optim_contracts`."""
-
-    make: Callable  # of its numbers
-    numbers: dict[str, float] = {}  # hyperparameters to be injected  # noqa: RUF012
-    steps: int = 200  # on a quadratic of condition 10 in a unit ball ...
-    ratio: float = 1e-2  # ... in which the loss goes down by this at least
-
-
-TREE_OPTIMIZERS: dict[str, TreeOptimizer] = {
-    "dog": TreeOptimizer(optim.dog, {"initial_distance": 1e-4}),
-    "layerwise_dog": TreeOptimizer(optim.layerwise_dog, {"initial_distance": 1e-4}),
-    "dowg": TreeOptimizer(optim.dowg, {"initial_distance": 1e-4}),
-    "a_dog": TreeOptimizer(optim.a_dog, {"initial_distance": 1e-4}, ratio=1e-3),
-    "normalized_a_dog": TreeOptimizer(
-        lambda initial_distance: optim.a_dog(initial_distance, normalize=True),
-        {"initial_distance": 1e-4},
-        ratio=1e-3,
-    ),
-    "normalized_momentum": TreeOptimizer(
-        optim.normalized_momentum, {"learning_rate": 0.05, "decay": 0.9}
-    ),
-    "norm_power_momentum": TreeOptimizer(
-        lambda learning_rate: optim.normalized_momentum(learning_rate, power=0.5),
-        {"learning_rate": 0.1},
-    ),
-    "nigt": TreeOptimizer(optim.nigt, {"learning_rate": 0.05, "decay": 0.9}),
-    "norm_power": TreeOptimizer(
-        lambda power: optax.chain(optim.scale_by_norm_power(power), optax.scale(-0.1)),
-        {"power": 0.5},
-    ),
-    "clip_by_ema_norm": TreeOptimizer(
-        lambda factor: optax.chain(optim.clip_by_ema_norm(factor), optax.sgd(0.5)),
-        {"factor": 2.0},
-    ),
-    "riemannian_adam": TreeOptimizer(
-        lambda learning_rate: optim.riemannian_adam(learning_rate, optim.Euclidean()),
-        {"learning_rate": 0.05},
-    ),
-    "riemannian_amsgrad": TreeOptimizer(
-        lambda learning_rate: optim.riemannian_amsgrad(learning_rate, optim.Euclidean()),
-        {"learning_rate": 0.05},
-    ),
-    "riemannian_adagrad": TreeOptimizer(
-        lambda learning_rate: optim.riemannian_adagrad(learning_rate, optim.Euclidean()),
-        {"learning_rate": 0.2},
-    ),
-    "polynomial_average": TreeOptimizer(
-        lambda power: polynomial_average(optax.sgd(0.5), power), {"power": 8.0}
-    ),
-}
-
-
 class Transformation(NamedTuple):
-    """An optimizer of any pytree, as a factory so that hyperparameters can be injected."""
+    """An optimizer of any pytree; see `test_transformations`."""
 
     factory: Callable
-    options: dict[str, Any]  # floats are what `optax.inject_hyperparams` injects
-    steps: int  # in which ...
-    ratio: float  # ... the gap of `test_transformations`' quadratic falls by this factor
+    options: dict[str, Any] = {}  # what is a float here must act when changed  # noqa: RUF012
+    steps: int = 200  # in which ...
+    ratio: float = 1e-2  # ... the gap of `test_transformations`' quadratic falls by this factor
+    starts: tuple[str, ...] = ()  # floats that only say where to begin
 
 
-_KEY = jax.random.key(7)
+KEY = jax.random.key(7)
+
+
+def _distance(factory: Callable, ratio: float) -> Transformation:
+    return Transformation(
+        factory, {"initial_distance": 1e-4}, ratio=ratio, starts=("initial_distance",)
+    )
+
+
+def _riemannian(make: Callable, learning_rate: float) -> Transformation:
+    return Transformation(make, {"learning_rate": learning_rate, "manifolds": optim.Euclidean()})
 
 
 def _psgd(group: str, criterion: str) -> Transformation:
-    options = {"key": _KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
+    options = {"key": KEY, "learning_rate": 0.1, "rank": 3, "group": group, "criterion": criterion}
     return Transformation(optim.psgd, options, 150, 1e-2)
 
 
+def _normalized_a_dog(initial_distance: Any) -> Any:
+    return optim.a_dog(initial_distance, normalize=True)
+
+
+def _norm_power(power: Any) -> Any:
+    return optax.chain(optim.scale_by_norm_power(power), optax.scale(-0.1))
+
+
+def _clipped(factor: Any, decay: Any) -> Any:
+    return optax.chain(optim.clip_by_ema_norm(factor, decay), optax.sgd(0.01))
+
+
 TRANSFORMATIONS: dict[str, Transformation] = {
+    "dog": _distance(optim.dog, 1e-2),
+    "layerwise_dog": _distance(optim.layerwise_dog, 1e-2),
+    "dowg": _distance(optim.dowg, 1e-2),
+    "a_dog": _distance(optim.a_dog, 1e-3),
+    "normalized_a_dog": _distance(_normalized_a_dog, 1e-3),
+    "normalized_momentum": Transformation(
+        optim.normalized_momentum, {"learning_rate": 0.05, "decay": 0.9}
+    ),
+    "norm_power_momentum": Transformation(
+        optim.normalized_momentum, {"learning_rate": 0.1, "power": 0.5}
+    ),
+    "nigt": Transformation(optim.nigt, {"learning_rate": 0.05, "decay": 0.9}),
+    "norm_power": Transformation(_norm_power, {"power": 0.5}),
+    # Below 1, so that it clips at every step.
+    "clip_by_ema_norm": Transformation(_clipped, {"factor": 0.9, "decay": 0.9}, ratio=0.2),
+    "riemannian_adam": _riemannian(optim.riemannian_adam, 0.05),
+    "riemannian_amsgrad": _riemannian(optim.riemannian_amsgrad, 0.05),
+    "riemannian_adagrad": _riemannian(optim.riemannian_adagrad, 0.3),
+    "polynomial_average": Transformation(
+        polynomial_average, {"inner": optax.sgd(0.05), "power": 8.0}
+    ),
     "lazy_newton": Transformation(
-        optim.lazy_newton, {"learning_rate": 1.0, "smoothness": 1.0}, 20, 1e-6
+        optim.lazy_newton,
+        {"learning_rate": 1.0, "smoothness": 1.0},
+        *(20, 1e-6, ("smoothness",)),
     ),
     "lazy_newton_gradient": Transformation(
-        optim.lazy_newton, {"regularization": "gradient", "smoothness": 0.1, "decay": 0.5}, 20, 1e-6
+        optim.lazy_newton,
+        {"regularization": "gradient", "smoothness": 0.1, "decay": 0.5},
+        *(20, 1e-6, ("smoothness", "decay")),  # all Hessians of a quadratic are one
     ),
     "lazy_newton_cubic": Transformation(
-        optim.lazy_newton, {"regularization": "cubic", "smoothness": 1.0, "period": 3}, 20, 1e-6
+        optim.lazy_newton,
+        {"regularization": "cubic", "smoothness": 1.0, "period": 3},
+        *(20, 1e-6, ("smoothness",)),
     ),
     "lazy_newton_fixed": Transformation(
         optim.lazy_newton,
-        {"learning_rate": 0.5, "adaptive": False, "curvature": "fresh", "key": _KEY},
-        40,
-        1e-6,
+        {
+            "learning_rate": 0.5,
+            "smoothness": 1.0,
+            "adaptive": False,
+            "curvature": "fresh",
+            "key": KEY,
+        },
+        *(40, 1e-6),
     ),
     "psgd_dense": _psgd("dense", "newton"),
     "psgd_low_rank": _psgd("low_rank", "newton"),
     "psgd_diagonal_whitening": _psgd("diagonal", "whitening"),
     "psgd_kronecker_whitening": _psgd("kronecker", "whitening"),
-    "saddle_free_newton": Transformation(optim.saddle_free_newton, {"damping": 0.01}, 40, 1e-6),
+    "saddle_free_newton": Transformation(
+        optim.saddle_free_newton, {"relative_damping": 0.01}, 40, 1e-6
+    ),
     "saddle_free_newton_krylov": Transformation(
-        optim.saddle_free_newton, {"krylov_dim": 4, "damping": 0.05, "learning_rate": 0.7}, 80, 1e-2
+        optim.saddle_free_newton,
+        {"krylov_dim": 4, "relative_damping": 0.05, "learning_rate": 0.7},
+        *(80, 1e-2),
     ),
     "gauss_newton": Transformation(optim.gauss_newton, {"damping": 0.01}, 40, 1e-6),
     "gauss_newton_adaptive": Transformation(
-        optim.gauss_newton, {"damping": 1.0, "adaptive": True}, 40, 1e-6
+        optim.gauss_newton, {"damping": 1.0, "adaptive": True}, 40, 1e-6, ("damping",)
     ),
     "fosi": Transformation(
         optim.fosi,
-        {"key": _KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
-        80,
-        1e-2,
+        {"key": KEY, "base": optax.sgd(0.1), "learning_rate": 0.5, "num_largest": 3, "warmup": 0},
+        *(80, 1e-2),
     ),
     "mfac": Transformation(
         optim.mfac, {"learning_rate": 0.1, "num_rows": 6, "damping": 1.0}, 300, 1e-2
@@ -240,18 +245,23 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "mfac_per_example": Transformation(
         optim.mfac,
         {"learning_rate": 1.0, "num_rows": 12, "rows": "per_example", "damping": 1.0},
-        200,
-        1e-2,
+        *(200, 1e-2),
     ),
-    "damped_newton_aicn": Transformation(optim.damped_newton, {"rule": "aicn"}, 40, 1e-6),
+    "damped_newton_aicn": Transformation(
+        optim.damped_newton, {"rule": "aicn", "smoothness": 1.0}, 40, 1e-6
+    ),
     "damped_newton_root": Transformation(
-        optim.damped_newton, {"rule": "root", "smoothness": 0.1}, 40, 1e-6
+        optim.damped_newton, {"rule": "root", "smoothness": 0.1, "order": 3.0}, 40, 1e-6
     ),
     "damped_newton_universal": Transformation(
-        optim.damped_newton, {"rule": "universal", "smoothness": 1.0}, 20, 1e-6
+        optim.damped_newton,
+        {"rule": "universal", "smoothness": 1.0},
+        *(20, 1e-6, ("smoothness",)),
     ),
-    "oasis": Transformation(optim.oasis, {"key": _KEY, "floor": 0.1}, 80, 1e-2),
-    "oasis_fixed": Transformation(optim.oasis, {"key": _KEY, "learning_rate": 0.2}, 80, 1e-2),
+    "oasis": Transformation(optim.oasis, {"key": KEY, "floor": 0.1}, 80, 1e-2),
+    "oasis_fixed": Transformation(
+        optim.oasis, {"key": KEY, "learning_rate": 0.2, "max_change": 1}, 80, 1e-2
+    ),
 }
 
 # Models of NumPyro that go through `vi.fit`, save and load: name -> (model, arguments).

@@ -65,6 +65,29 @@ def test_report_counts_what_it_says():
     assert "∞" in text
 
 
+def test_grids_go_on_beyond_their_ends():
+    """Final losses with a minimum at 3e-5, at 30, and at no rate at all."""
+
+    def run_to(best):
+        def run(rates, seeds):
+            losses = np.abs(np.log(np.asarray(rates) / best)) if best else np.full(5, np.nan)
+            return np.tile(losses[:, None], (1, optimizers.SEGMENTS)), None, None
+
+        return run
+
+    rates = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    for best, number in ((3e-2, 5), (3e-5, 10), (30.0, 10)):
+        rate, tuning = optimizers.tune(run_to(best), rates)
+        assert rate == best
+        assert len(tuning["rates"]) == number
+        assert tuning["rates"] == sorted(tuning["rates"])
+    assert optimizers.beyond(1e-2, (1e-6, 1e-5, 1e-4), up=True) == (0.1, 1.0, 10.0, 100.0, 1000.0)
+    rate, tuning = optimizers.tune(run_to(None), rates)
+    assert len(tuning["rates"]) == optimizers.MOST_RATES
+    entry = {"tuned": True, "rate": rate, "tuning": tuning}
+    assert optimizers_report._rate_cell({}, entry).endswith("* (15)")
+
+
 def test_evaluation_is_exact_for_a_quadratic():
     """Moment-matched draws leave no Monte Carlo error in second moments."""
     precision = np.geomspace(0.1, 10, 5)

@@ -105,6 +105,29 @@ def test_squared_errors_are_levenberg_marquardt(x64):
     assert np.allclose(end[-1][0], [2, -3], atol=1e-5)
 
 
+def test_what_is_a_decrease_does_not_depend_on_the_units_of_the_loss():
+    """Steps that go up are refused at a loss of 1e-18 too, below the rounding of 1."""
+
+    @jax.jit
+    def damping_and_end(c):
+        oracle = Oracle.composite(curve, lambda h: c * (h - TARGET.astype(np.float32)) ** 2 / 2)
+        optimizer, w = gauss_newton(damping=1e-3 * c, adaptive=True), jnp.array([-1.0, 0.0])
+
+        def body(carry, _):
+            w, state = carry
+            value, g = oracle.value_and_grad(w)
+            updates, state = optimizer.update(g, state, w, value=value, value_fn=oracle)
+            return (w + updates, state), (state.inner.damping / c, ~jnp.any(updates))
+
+        return jax.lax.scan(body, (w, optimizer.init(w)), None, 8)[1]
+
+    usual, refused = damping_and_end(1.0)
+    assert np.any(refused)
+    small, also = damping_and_end(2.0**-60)
+    assert np.allclose(small, usual)
+    assert np.array_equal(also, refused)
+
+
 def test_row_losses_that_are_not_convex(x64):
     """A Student-t row loss: negative curvature counts as none, the direction is one of descent."""
     oracle = Oracle.composite(

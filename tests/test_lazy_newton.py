@@ -9,6 +9,7 @@ import scipy.optimize
 
 from optim import Oracle, lazy_newton
 from optim.lazy_newton import _cubic
+from optim.steps import step_key
 from tests.losses import CONVEX, INDEFINITE, START, Loss, iterates
 
 
@@ -90,7 +91,7 @@ def test_same_and_fresh_curvature(x64):
         jnp.asarray(START),
         1,
     )
-    for found, at in ((same, key), (fresh, jax.random.fold_in(key, 0))):
+    for found, at in ((same, key), (fresh, step_key(key, "curvature", 0))):
         tilt = lambda key: float(jax.random.normal(key))
         g = loss.grad(START) + 2 * tilt(key) * START
         H = loss.hessian(START) + 2 * tilt(at) * np.eye(4)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from optim import Oracle, oasis
+from optim.steps import step_key
 from tests.losses import CONVEX, START, Loss, iterates
 
 KEY = jax.random.key(5)
@@ -17,7 +18,8 @@ def reference(loss, x, steps, *, decay, floor, probes, momentum, initial, cap, f
     scale_from = None
     for t in range(steps):
         g = loss(t).grad(x)
-        z = np.asarray(jax.random.rademacher(jax.random.fold_in(KEY, t), (probes, len(x)), float))
+        z = jax.random.rademacher(step_key(KEY, "probes", t), (probes, len(x)), float)
+        z = np.asarray(z)
         total = decay * total + (1 - decay) * (z * (z @ loss(t).hessian(x))).mean(0)
         bias = decay * bias + 1 - decay
         use = total / bias if t == 0 else scale_from

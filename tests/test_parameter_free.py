@@ -236,7 +236,8 @@ def test_norm_power_converges_where_descent_diverges(x64):
 
 def test_norm_power_is_optaxs_normalisation_at_one(x64):
     g = {"a": jnp.array([3.0, 4.0]), "b": jnp.array(12.0)}
-    ours, _ = optim.scale_by_norm_power(1.0).update(g, optax.EmptyState())
+    power = optim.scale_by_norm_power(1.0)
+    ours, _ = power.update(g, power.init(g))
     theirs, _ = optax.normalize_by_update_norm(eps=0.0).update(g, optax.EmptyState())
     assert all(map(np.allclose, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
 

@@ -9,6 +9,7 @@ import pytest
 
 from optim import Oracle, psgd
 from optim.psgd_groups import Dense, Diagonal, Kronecker, LowRank
+from optim.steps import step_key
 from tests.losses import CONVEX, INDEFINITE, START, Loss, iterates
 
 KEY = jax.random.key(9)
@@ -36,7 +37,7 @@ def test_is_its_formula(group, fit, criterion, x64):
     optimizer = psgd(KEY, 0.3, group=group, criterion=criterion, fit_rate=0.2, momentum=0.6)
     found = iterates(optimizer, lambda t: Oracle(loss), jnp.asarray(START), 5)
     for t in range(5):
-        v = jax.random.normal(jax.random.split(jax.random.fold_in(KEY, t))[0], (4,), float)
+        v = jax.random.normal(jax.random.split(step_key(KEY, "probes", t))[0], (4,), float)
         v, g = np.asarray(v), loss.grad(x)
         h = loss.hessian(x) @ v if criterion == "newton" else g
         if t == 0:

@@ -25,7 +25,7 @@ def limited(s, cap=1.0):
 @pytest.mark.parametrize("krylov_dim", [None, 4, 9])
 def test_full_space_is_the_absolute_inverse(krylov_dim, lagged, x64):
     """The Krylov space of a general gradient is the whole space."""
-    options = {"damping": 0.1, "curvature": "lagged" if lagged else "same"}
+    options = {"relative_damping": 0.1, "curvature": "lagged" if lagged else "same"}
     optimizer = saddle_free_newton(0.7, krylov_dim=krylov_dim, **options)
     found = iterates(optimizer, lambda t: Oracle(SADDLE), jnp.asarray(START), 4)
     x = before = START
@@ -38,7 +38,7 @@ def test_full_space_is_the_absolute_inverse(krylov_dim, lagged, x64):
 
 def test_krylov_space_and_its_complement(x64):
     """Two products: Ritz values inside; outside, the gradient over the largest of them."""
-    optimizer = saddle_free_newton(krylov_dim=2, damping=0.1, curvature="same")
+    optimizer = saddle_free_newton(krylov_dim=2, relative_damping=0.1, curvature="same")
     g, H = SADDLE.grad(START), SADDLE.hessian(START)
     Q = np.linalg.qr(np.stack([g, H @ g], 1))[0]
     values, W = np.linalg.eigh(Q.T @ H @ Q)

@@ -16,8 +16,8 @@ from scipy import special
 
 import vi
 from tests import contracts
-from tests.gradients import ESTIMATORS as SITES
 from tests.gradients import attempt, compare, gradients
+from tests.matrix import ESTIMATORS as SITES
 from tests.stats import assert_mean
 from vi.compile import quick_jit
 

@@ -13,6 +13,7 @@ from tests import models
 from vi.status import Status
 from vi.stochastic import LOOKS, StochasticRun, settled
 from vi.structural import structural_key
+from vi.targets.point import PointTarget
 
 
 def run(target, q, estimator=None, optimizer=None, num_steps=600, key=0):
@@ -108,6 +109,7 @@ def test_optax_lbfgs_and_point_estimates():
     posterior = vi.fit(target, key=jax.random.key(0), family="delta")
     gradient = target.value_and_grad(posterior.q.loc)[1]
     assert np.abs(gradient).max() < 1e-3
+    assert posterior.status == Status.CONVERGED
     assert posterior.verdict.grade == "fair"
     assert "point estimate" in posterior.verdict.text
 
@@ -129,6 +131,37 @@ def test_persistent_nan_stops_with_the_last_good_state():
     assert state.status == Status.NONFINITE
     assert int(state.step) < 100
     assert np.array_equal(algorithm.result(state).loc, [1.0, 2.0])
+
+
+def refusing(rate):
+    """Steps of a rate so small that they are lost in rounding, or of none at all."""
+    return optax.GradientTransformation(
+        lambda params: optax.EmptyState(),
+        lambda g, state, params=None: (jax.tree.map(lambda x: rate * x, g), state),
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-20])
+def test_an_optimizer_that_refuses_every_step_has_not_converged(target, rate):
+    """It is told from one whose steps are below the last bit, which runs out its steps."""
+    algorithm, state = run(target, vi.mean_field(4), optimizer=refusing(rate), num_steps=200)
+    assert np.allclose(algorithm.result(state).loc, 0, atol=1e-10)
+    if rate == 0:
+        assert state.status == Status.STALLED
+        assert int(state.step) < 100
+        assert "stopped moving short" in Status.STALLED.message
+    else:
+        assert state.status == Status.MAX_STEPS
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0])
+def test_a_line_search_without_steps_has_converged_only_at_the_optimum(distance):
+    """A point that refuses to move is at the optimum up to rounding, or is not."""
+    target = vi.target(lambda x: -0.5 * jnp.sum((x - 1 / 3) ** 2), jnp.zeros(2))
+    start = vi.Delta(jnp.full(2, 1 / 3 + 1e-4 + distance, jnp.float32))
+    estimator = vi.elbo(num_particles=1, estimator=vi.Pathwise())
+    _, state = run(PointTarget(target), start, estimator, refusing(0.0), num_steps=200)
+    assert state.status == (Status.STALLED if distance else Status.CONVERGED)
 
 
 @pytest.mark.parametrize(("rise", "noise"), [(0.06, 0.02), (0.06, 0.05), (0.2, 0.1)])

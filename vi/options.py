@@ -1,6 +1,7 @@
 """The options of `vi.fit`, checked before anything is traced."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -73,7 +74,7 @@ class FitOptions:
 
     def _check_kinds(self) -> None:
         """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
-        if any(kind.__name__ == "AutoGuide" for kind in type(self.family).mro()):
+        if any(kind.__name__ == "AutoGuide" for kind in inspect.getmro(type(self.family))):
             raise TypeError(
                 f"vi.fit: expected a family; got the guide {type(self.family).__name__}. Guides go "
                 "to vi.SVI(model, guide, optimizer, objective); vi.fit takes family='mean_field', "

@@ -13,6 +13,7 @@ class Status(enum.IntEnum):
     CHOLESKY_FAILED = 4
     STOPPED = 5
     INTERRUPTED = 6
+    STALLED = 7
 
     @property
     def message(self) -> str:
@@ -37,4 +38,8 @@ _MESSAGES = {
     ),
     Status.STOPPED: "A callback asked to stop.",
     Status.INTERRUPTED: "The run was interrupted; this is the last good state.",
+    Status.STALLED: (
+        "The optimizer stopped moving short of the optimum: its steps were refused, not finite, or "
+        "of rate zero."
+    ),
 }

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from optim import Oracle, average_params, polynomial_average
+from optim import Oracle, eval_params, polynomial_average
+from optim.tree import all_finite, norm
 from vi.compile import quick_jit
 from vi.program import Objective, Pathwise, with_estimator
 from vi.provenance import data_digest, key_words, program_digest, tree_digest
@@ -21,7 +22,7 @@ from vi.structural import structural_key
 from vi.targets import Target
 
 CHUNK = 100  # steps
-MAX_SKIPS = 50  # steps in a row whose loss or gradient is not finite
+MAX_SKIPS = 50  # steps in a row that are not finite, or do not move though the gradient is not 0
 LOOKS = (12, 18, 27, 40, 60, 90)  # chunks after which the stopping test looks
 TOLERANCE = 0.05  # nats by which the ELBO may still rise from one third of them to the next
 DECAY = 0.3  # of the learning rate, each time the test finds that the ELBO has stopped rising
@@ -125,6 +126,8 @@ class StochasticRun:
             since=state.since,
             running=running,
         )
+        if state.status == Status.STALLED and not self._could_move(state):
+            return state._replace(status=np.int32(Status.CONVERGED))
         if state.status != Status.RUNNING:
             return state
         rested = settled(state.elbos[state.since :])
@@ -144,6 +147,14 @@ class StochasticRun:
             count=np.int32(0), inner=inner._replace(hyperparams=rates)
         )
         return state._replace(optimizer=optimizer, decays=state.decays + 1, since=len(state.elbos))
+
+    def _could_move(self, state: StochasticState) -> bool:
+        """Whether an optimizer that does not move leaves more to gain than the tolerance.
+
+        A line search at the optimum finds no step either; there the gradient is rounding.
+        """
+        key = jax.random.fold_in(fast_key(self.key), state.step)
+        return bool(_gain(key, state.q, self.target, self.estimator) > TOLERANCE)
 
     def done(self, state: StochasticState) -> bool:
         """Whether there is nothing left to do."""
@@ -176,7 +187,7 @@ class StochasticRun:
 
     def result(self, state: StochasticState) -> Any:
         """The averaged iterate."""
-        return average_params(state.optimizer, state.q)
+        return eval_params(state.optimizer, state.q)
 
 
 def settled(elbos: np.ndarray) -> bool:
@@ -237,6 +248,21 @@ def _oracle(key: Array, estimator: Any, target: Target) -> Oracle:
     )
 
 
+@quick_jit
+def _gain(key: Array, q: Any, target: Target, estimator: Any) -> Array:
+    """What the loss falls by along its gradient, at one key, beyond its rounding."""
+    loss = lambda q: estimator(key, q, target)[0]
+    value, grads = estimator(key, q, target)
+    length = (1 + norm(q)) / jnp.maximum(norm(grads), jnp.finfo(value.dtype).tiny)
+    rates = length * 0.5 ** jnp.arange(_HALVINGS, dtype=value.dtype)
+    at = lambda rate: loss(jax.tree.map(lambda x, g: x - rate * g, q, grads))
+    lowest = jnp.nanmin(jax.lax.map(at, rates))
+    return value - lowest - 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+_HALVINGS = 40
+
+
 def _chunk(
     optimizer: optax.GradientTransformationExtraArgs,
     key: Array,
@@ -260,14 +286,19 @@ def _chunk(
             value_fn=_oracle(step_key, now, target).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
-        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads, new_q))]
-        good = jnp.all(jnp.stack(finite))
+        after: Any = new_opt_state
+        done = after.skipped == opt_state.skipped  # polynomial_average lets no NaN through
+        good = all_finite((loss, grads, new_q)) & done
+        still = ~_any_entry(updates) & _any_entry(grads)
         q, opt_state = jax.tree.map(
             lambda new, old: jnp.where(good, new, old), (new_q, new_opt_state), (q, opt_state)
         )
-        skips = jnp.where(good, 0, skips + 1)
-        status = jnp.where(skips > MAX_SKIPS, jnp.asarray(Status.NONFINITE, jnp.int32), status)
-        running = now.update(-loss).running if running else running
+        skips = jnp.where(good & ~still, 0, skips + 1)
+        why = jnp.where(good, Status.STALLED, Status.NONFINITE).astype(jnp.int32)
+        status = jnp.where(skips > MAX_SKIPS, why, status)
+        if running:
+            seen = now.update(-loss).running
+            running = jax.tree.map(lambda new, old: jnp.where(good, new, old), seen, running)
         return (count + 1, q, opt_state, skips, status, running), loss
 
     def guarded(state: tuple, _: None) -> tuple[tuple, Array]:
@@ -276,3 +307,8 @@ def _chunk(
         return jax.lax.cond(on, step, lambda state: (state, nothing), state)
 
     return jax.lax.scan(guarded, state, None, length=CHUNK)
+
+
+def _any_entry(tree: Any) -> Array:
+    """Whether an entry is not zero."""
+    return jnp.any(jnp.stack([jnp.any(x != 0) for x in jax.tree.leaves(tree)]))

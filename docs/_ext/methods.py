@@ -178,7 +178,9 @@ def _show(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"``{name}={_short(option)}``" for name, option in value.items())
     if inspect.isfunction(value):
-        return f"`{value.__module__.partition('.')[0]}.{value.__name__}`"
+        package = value.__module__.partition(".")[0]
+        own = package == "tests"  # a helper of the registry, which has no page
+        return f"``{value.__name__}``" if own else f"`{package}.{value.__name__}`"
     return f"``{value}``" if isinstance(value, str) else f"``{value!r}``"
 
 
