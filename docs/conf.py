@@ -16,7 +16,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
 import api  # noqa: E402
-import constants  # noqa: E402
 
 project = "Kullback"
 author = "The Kullback developers"
@@ -51,9 +50,8 @@ html_theme_options = {
 
 # ---- pages -----------------------------------------------------------------------------------
 
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence", "substitution"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
-myst_substitutions = constants.SUBSTITUTIONS
 nb_execution_mode = "auto"
 nb_execution_timeout = 300  # seconds for a cell, also where the machine is busy
 nb_execution_raise_on_error = True

@@ -1,0 +1,148 @@
+"""Pages as they stand in the repository: numbers are the code's, links lead somewhere."""
+
+import importlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vi.gaussian import starts
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    + [p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts]
+)
+MODULES = (
+    "vi.ladder",
+    "vi.plan",
+    "vi.stochastic",
+    "vi.gaussian.candidates",
+    "vi.gaussian.chunk",
+    "vi.gaussian.refine",
+    "vi.gaussian.search",
+    "vi.gaussian.solve",
+    "vi.gaussian.stopping",
+    "vi.posterior.verdict",
+)
+VERDICT, INSIDE, TUTORIAL = (
+    "docs/explanation/read_a_verdict.md",
+    "docs/explanation/what_fit_does.md",
+    "docs/tutorials/fit_check_trust.md",
+)
+# Where a page states a number that the code names: the words about it, and the name.
+NUMBERS = [
+    (VERDICT, "Up to about {verdict.LIMIT} importance sampling works"),
+    (VERDICT, "the grade asks for a margin of {verdict.CONFIDENCE} of them"),
+    (VERDICT, "k-hat is not below {verdict.LIMIT}, and the weights are not nearly even"),
+    (VERDICT, "fewer than {verdict.EFFECTIVE:percent} of the draws are effective"),
+    (VERDICT, "an optimum with more than {verdict.MISSED[0]:percent} of the mass"),
+    (VERDICT, "a moment moves by more than {verdict.SHIFT[1]}."),
+    (VERDICT, "k-hat + {verdict.CONFIDENCE} standard errors is below {verdict.LIMIT}; k-hat"),
+    (VERDICT, "no moment moves by more than {verdict.SHIFT[0]};"),
+    (VERDICT, "no more than {verdict.MISSED[1]:percent} of the mass is missed"),
+    (VERDICT, "or a moment moves by {verdict.SHIFT[0]} to {verdict.SHIFT[1]}."),
+    (TUTORIAL, "k-hat + {verdict.CONFIDENCE} standard errors is below {verdict.LIMIT}; k-hat"),
+    (TUTORIAL, "no mean or standard deviation by more than {verdict.SHIFT[0]} |"),
+    (TUTORIAL, "| k-hat is below {verdict.LIMIT}, but k-hat + {verdict.CONFIDENCE} standard"),
+    (TUTORIAL, "or a moment moves by {verdict.SHIFT[0]} to {verdict.SHIFT[1]};"),
+    (TUTORIAL, "| k-hat is above {verdict.LIMIT} and the weights are not nearly even"),
+    (TUTORIAL, "fewer than {verdict.EFFECTIVE:percent} of the draws are effective"),
+    (TUTORIAL, "a moment moves by more than {verdict.SHIFT[1]};"),
+    (TUTORIAL, "more than {verdict.MISSED[0]:percent} of the mass is at an optimum"),
+    (TUTORIAL, "mixtures of {ladder.COMPONENTS} Gaussians, until k-hat is below {verdict.LIMIT}"),
+    (TUTORIAL, "a budget of {ladder.BUDGET} gradients"),
+    (TUTORIAL, "as far as k-hat is below {verdict.LIMIT}"),
+    ("README.md", "Below {verdict.LIMIT} the fit is usable"),
+    ("README.md", "whose k-hat is below {verdict.LIMIT} and that misses no mode"),
+    ("docs/explanation/which_optimizer.md", "takes Adam beyond {plan.MAX_TUNING_FREE} coordinates"),
+    (INSIDE, "Up to D = {solve.MAX_DENSE}, $L$ is dense"),
+    (INSIDE, "The rotation changes after {search.MOVES_PER_ROTATION} moves"),
+    (INSIDE, "where {search.STALE} rotations in a row"),
+    (INSIDE, "It gives up after {solve.MAX_SEARCH_STEPS} steps"),
+    (INSIDE, "narrowed up to {search.MAX_SHRINKS} times"),
+    (INSIDE, "There are up to {solve.NUM_STARTS} starts"),
+    (INSIDE, "Up to {candidates.MAX_RIVALS} ends elsewhere"),
+    (INSIDE, "steps have momentum {refine.MOMENTUM}, and the gain starts at {refine.GAIN} "),
+    (INSIDE, "chunks of {chunk.CHUNK} steps and averages"),
+    (INSIDE, "up to {solve.MAX_CYCLES} cycles, or {solve.MORE_CYCLES} more"),
+    (INSIDE, "plus {stopping.CONFIDENCE} standard errors is below {stopping.STEP_TOLERANCE} nats"),
+    (INSIDE, "costs less than {stopping.NOISE_TOLERANCE} nats"),
+    (INSIDE, "a factor of {plan.RANK} columns"),
+    (INSIDE, "mixtures of {ladder.COMPONENTS} Gaussians"),
+    (INSIDE, "it uses {plan.PARTICLES} draws a step"),
+    (INSIDE, "clipped at {plan.CLIP} times"),
+    (INSIDE, "With more than {plan.MAX_TUNING_FREE} coordinates"),
+    (INSIDE, "Adam with learning rate {plan.LEARNING_RATE}."),
+    (INSIDE, "chunks of {stochastic.CHUNK} steps, after {stochastic.LOOKS} of them"),
+    (INSIDE, "rises by less than {stochastic.TOLERANCE} nats"),
+    (INSIDE, "falls {plan.DECAYS} times to {stochastic.DECAY} of itself"),
+]
+
+
+class Number(float):
+    """A number as pages write it: ``0.7``, ``1,000``, and ``5 %`` where that is asked for."""
+
+    def __format__(self, form: str) -> str:
+        if form == "percent":
+            return f"{100 * self:g} %"
+        return f"{int(self):,}" if self.is_integer() else f"{float(self):g}"
+
+
+class Numbers(tuple):
+    def __format__(self, form: str) -> str:
+        return ", ".join(format(number, form) for number in self)
+
+
+def constants() -> dict[str, SimpleNamespace]:
+    """The numbers, and tuples of them, that modules name in capitals, by module."""
+    found = {}
+    for module in MODULES:
+        named = {k: v for k, v in vars(importlib.import_module(module)).items() if k.isupper()}
+        shown = {k: Number(v) for k, v in named.items() if isinstance(v, (int, float))}
+        for name, row in named.items():
+            if isinstance(row, tuple) and all(isinstance(v, (int, float)) for v in row):
+                shown[name] = Numbers(map(Number, row))
+        found[module.rpartition(".")[2]] = SimpleNamespace(**shown)
+    found["solve"].NUM_STARTS = Number(len(starts.STARTS))
+    return found
+
+
+def text(path: Path) -> str:
+    """A page's text, with lines joined."""
+    return " ".join(path.read_text().split())
+
+
+@pytest.mark.parametrize(("page", "words"), NUMBERS, ids=lambda x: x[-40:])
+def test_numbers_are_those_of_the_code(page, words):
+    assert "{" in words
+    assert words.format(**constants()) in text(ROOT / page)
+
+
+def test_a_number_that_is_not_the_codes_is_noticed():
+    """The twin of the test above: with another limit its sentences are not found."""
+    others = constants()
+    others["verdict"].LIMIT = Number(0.8)
+    words = [words for page, words in NUMBERS if page == VERDICT and "verdict.LIMIT}" in words]
+    assert words
+    assert not any(w.format(**others) in text(ROOT / VERDICT) for w in words)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_pages_are_readable_in_the_repository(path):
+    """Nothing is left to be substituted, links have words, and those to files lead to files."""
+    page = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    assert "{{" not in page
+    links = re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", page)
+    for words, to in links:
+        assert words, f"a link to {to} has no words"
+        if not re.match(r"https?:|#|(\.\./)?reference/api/", to):  # that is made when built
+            assert (path.parent / to.partition("#")[0]).exists(), f"no file {to}"
+
+
+def test_the_index_leads_to_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for path in (ROOT / "docs").glob("*/*.md"):
+        folder = path.parent.name
+        assert f"{folder}/{path.stem}\n" in index or f"{folder}/*\n" in index, path.name
