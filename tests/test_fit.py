@@ -14,6 +14,8 @@ from numpyro.infer.autoguide import AutoNormal
 
 import vi
 from tests import models
+from vi.options import FitOptions
+from vi.plan import plan
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,20 @@ def test_families_and_functions_of_the_dimension():
     assert vi.fit(*args, family=vi.mean_field, **options).q.dim == 2
     with pytest.raises(ValueError, match="dimension D = 2"):
         vi.fit(*args, family=vi.mean_field(5), **options)
+
+
+def test_importance_weighted_bounds_are_doubly_reparameterized_by_default():
+    """Their pathwise gradients drown in noise; mixtures, whose draws are weighted, are apart."""
+    target = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+
+    def chosen(objective, family="mean_field"):
+        options = FitOptions(objective=objective, family=family)
+        return plan(target, jax.random.key(0), options)[0].estimator.estimator
+
+    assert isinstance(chosen(vi.iwae(num_particles=4)), vi.DoublyReparameterized)
+    assert isinstance(chosen(vi.iwae(num_particles=4, estimator=vi.Pathwise())), vi.Pathwise)
+    assert chosen(vi.elbo(num_particles=4)) is None
+    assert chosen(vi.iwae(num_particles=4), vi.mixture([vi.mean_field(2)] * 2)) is None
 
 
 def test_estimators_and_gaussian_optimizers():

@@ -75,8 +75,8 @@ def fit(
       objective: an objective, such as ``vi.elbo(num_particles=10)``, which is the default.
       estimator: how the objective is differentiated: ``vi.Pathwise()`` (default of an objective
         that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
-        objective), ``vi.PathGradient()`` (the same, for flows), ``vi.DoublyReparameterized()``,
-        ``vi.Score()``, ``vi.RunningScore()``, for mean-field Gaussians ``vi.MeasureValued()``;
+        objective), ``vi.PathGradient()`` (the same, for flows), ``vi.DoublyReparameterized()``
+        (default of `vi.iwae`, `vi.miwae` and `vi.ciwae`), ``vi.Score()``, ``vi.RunningScore()``, for mean-field Gaussians ``vi.MeasureValued()``;
         or, in place of an objective and for Gaussians, one of `vi.gaussian`, of which ``Stein``
         is the default on minibatches.
       optimizer: any optax transformation; if not given `optim.a_dog` with clipped gradients, which

@@ -18,7 +18,17 @@ from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
 from vi.gaussian.low_rank import LowRankSolver
 from vi.gaussian.solve import MAX_DENSE, Solver
 from vi.options import Estimator, FitOptions, groups_of
-from vi.program import Objective, Pathwise, StickingTheLanding, elbo, with_estimator
+from vi.program import (
+    DoublyReparameterized,
+    Objective,
+    Pathwise,
+    StickingTheLanding,
+    ciwae,
+    elbo,
+    iwae,
+    miwae,
+    with_estimator,
+)
 from vi.program.estimators import MeasureValued, SiteEstimator
 from vi.program.views import check_estimator
 from vi.random import host_generator
@@ -218,12 +228,23 @@ def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
             )
         return chosen
     if options.objective is not None:
+        if chosen is None and _is_weighted(options.objective) and not isinstance(q, Mixture):
+            chosen = DoublyReparameterized()
         return options.objective if chosen is None else with_estimator(options.objective, chosen)
     if chosen is None and target.subsampled and isinstance(q, Gaussian):
         return Stein(PARTICLES)  # the noise of the minibatch hides what sticking the landing gains
     default = Pathwise() if isinstance(q, Delta) else StickingTheLanding()
     particles = 1 if isinstance(q, Delta) else PARTICLES
     return elbo(num_particles=particles, estimator=chosen or default)
+
+
+def _is_weighted(objective: Objective) -> bool:
+    """Whether it is an importance-weighted bound whose estimator is left open.
+
+    The noise of their pathwise gradients drowns the signal as particles are added.
+    """
+    programs = {bound.__wrapped__ for bound in (iwae, miwae, ciwae)}  # type: ignore[attr-defined]
+    return objective.program in programs and objective.estimator is None
 
 
 def _gradients(estimator: Any, q: Any) -> int:
