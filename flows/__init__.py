@@ -6,6 +6,7 @@ from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
 from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
 from flows.flow import Flow
+from flows.layer import Layer
 from flows.linear import ActNorm, LULinear
 from flows.networks import MaskedNetwork, Network
 from flows.residual import Planar, Radial, Sylvester
@@ -23,6 +24,7 @@ __all__ = [
     "FromDistrax",
     "Inverse",
     "LULinear",
+    "Layer",
     "MaskedNetwork",
     "Network",
     "Planar",
