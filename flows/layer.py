@@ -1,5 +1,6 @@
 """What a layer is: an invertible map with a log-determinant."""
 
+import abc
 from typing import TYPE_CHECKING
 
 import jax
