@@ -7,6 +7,7 @@ from flows.density import DensityFit, fit_density
 from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
 from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap
+from flows.layer import Layer
 from flows.linear import ActNorm, LULinear
 from flows.mixflow import MixFlow
 from flows.mixflow_run import mixflow
@@ -27,6 +28,7 @@ __all__ = [
     "HamiltonianMap",
     "Inverse",
     "LULinear",
+    "Layer",
     "MaskedNetwork",
     "MixFlow",
     "Network",

@@ -77,7 +77,7 @@ class Flow:
 
     @property
     def cheap_score(self) -> bool:
-        """Whether `draw_with_score` costs no more than a few draws."""
+        """Whether `draw_and_score` costs no more than a few draws."""
         return self.layers.cheap_score
 
     # ---- draws and densities -----------------------------------------------------------------
@@ -103,7 +103,7 @@ class Flow:
             return x, log_q
         return self.affine.loc + self.affine.scale.apply(x), log_q - self.affine.scale.log_det()
 
-    def draw_with_score(
+    def draw_and_score(
         self, noise: Float[Array, "*S D"]
     ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"], Float[Array, "*S D"]]:
         r"""Draws, their log density, and its gradient there, in one pass forward.

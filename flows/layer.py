@@ -1,5 +1,6 @@
 """What a layer is: an invertible map with a log-determinant."""
 
+import abc
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,10 +16,11 @@ Scored = tuple[Float[Array, "*S D"], Float[Array, "*S"], Float[Array, "*S D"]]
 stop = jax.lax.stop_gradient
 
 
-class Layer:
+class Layer(abc.ABC):
     """An invertible map of vectors; the last axis is the vector, leading axes are draws.
 
-    ``forward_and_log_det`` goes from noise to draws. A layer is a pytree of its parameters.
+    ``forward_and_log_det`` goes from noise to draws. A layer is a pytree of its parameters; to
+    write one, derive a `vi.module.module` from this class and give it the two maps.
     """
 
     @property
@@ -26,13 +28,15 @@ class Layer:
         """Whether the inverse costs no more than a few times the forward map."""
         return True
 
+    @abc.abstractmethod
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The image of x and log |det ∂y/∂x|."""
-        raise NotImplementedError
+        ...
 
+    @abc.abstractmethod
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
         """The x of which y is the image, and log |det ∂x/∂y|."""
-        raise NotImplementedError
+        ...
 
     @property
     def cheap_score(self) -> bool:

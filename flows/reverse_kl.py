@@ -21,7 +21,7 @@ class ReverseKL:
 
     The total gradient less the score of q, which has mean zero: as sticking the landing it is
     without noise where q is exact, but the score of q at the draws is carried forward through the
-    layers (`Flow.draw_with_score`), so that no inverse is needed. For inverse autoregressive
+    layers (`Flow.draw_and_score`), so that no inverse is needed. For inverse autoregressive
     layers of more than 16 coordinates, where that would take large Jacobians, it is the total
     gradient instead. Both are unbiased.
 
@@ -45,7 +45,7 @@ class ReverseKL:
         log_density = lambda z: target.log_density(z, batch)
 
         def path(q: Any) -> tuple[Array, Array]:
-            z, log_q, score = q.draw_with_score(noise)
+            z, log_q, score = q.draw_and_score(noise)
             log_p, score_p = jax.vmap(jax.value_and_grad(log_density))(stop(z))
             surrogate = jnp.sum(z * (score - score_p)) / self.num_particles
             return surrogate, jnp.mean(log_q - log_p)
