@@ -77,8 +77,9 @@ def fit(
         that is given), ``vi.StickingTheLanding()`` (for the ELBO; default of the default
         objective), ``vi.PathGradient()`` (the same, for flows), ``vi.DoublyReparameterized()``
         (default of `vi.iwae`, `vi.miwae` and `vi.ciwae`), ``vi.Score()``,
-        ``vi.RunningScore()``, for mean-field Gaussians ``vi.MeasureValued()``; or, in place of an objective and for Gaussians, one of `vi.gaussian`, of which ``Stein``
-        is the default on minibatches.
+        ``vi.RunningScore()``, for mean-field Gaussians ``vi.MeasureValued()``; or, in place of an
+        objective and for Gaussians, one of `vi.gaussian`, of which ``Stein`` is the default on
+        minibatches.
       optimizer: any optax transformation; if not given `optim.a_dog` with clipped gradients, which
         has no learning rate; Adam for D > 1000 or if ``learning_rate`` is given; L-BFGS for
         ``"delta"``; Adam with clipped gradients for flows.
