@@ -60,7 +60,7 @@ nb_merge_streams = True
 # ---- the reference ---------------------------------------------------------------------------
 
 default_role = "py:obj"
-public_packages = ["vi", "vi.gaussian", "optim"]
+public_packages = ["vi", "vi.gaussian", "flows", "optim"]
 autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False

@@ -1,6 +1,6 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
-``{methods} objectives`` (estimators, families, optimizers) lists what the packages export;
+``{methods} objectives`` (estimators, families, flows, optimizers) lists what the packages export;
 ``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
 the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
 """
@@ -48,6 +48,11 @@ def is_family(thing: Any) -> bool:
     return getattr(thing, "__module__", "").startswith("vi.families")
 
 
+def is_flow(thing: Any) -> bool:
+    """Whether a class or function is exported by the package of flows."""
+    return getattr(thing, "__module__", "").startswith("flows.")
+
+
 def is_optimizer(thing: Any) -> bool:
     """Whether a function says that it returns an optax transformation."""
     if not inspect.isfunction(thing):
@@ -60,6 +65,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "objectives": is_objective,
     "estimators": is_estimator,
     "families": is_family,
+    "flows": is_flow,
     "optimizers": is_optimizer,
 }
 
