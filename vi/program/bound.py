@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from vi.errors import TargetError
 from vi.program.axis import Axis
 from vi.program.handed import FamilyView, ModelView
 from vi.program.tape import (
@@ -43,6 +45,13 @@ def record(run: Callable, source: Any, default: Any) -> tuple[list[Call], Any]:
     """Run a program on real draws; the calls it made, and what it returned."""
     tape = Recording(source, default)
     result = run(ModelView(tape), FamilyView(tape))
+    for part in result if isinstance(result, Penalised) else (result,):
+        if not isinstance(part, (int, float, jax.Array, np.ndarray)) or jnp.shape(part) != ():
+            got = f"shape {jnp.shape(part)}" if hasattr(part, "shape") else repr(part)
+            raise TargetError(
+                f"{source.name}: expected a program that returns a scalar; got {got}. Reduce over "
+                "particles, for instance by jnp.mean."
+            )
     return tape.calls, result
 
 

@@ -120,7 +120,7 @@ def piwae(p: Any, q: Any, *, num_bounds: int, num_particles: int) -> Float[Array
 
     Reference: Rainforth et al. (2018), section 4.
     """
-    z = q.sample(num_bounds * num_particles)
+    z = q.sample(num_bounds * num_particles, reparameterized=True)
     for_model = p.log_density(z, through="parameters") - stop(q.log_density(z))
     for_guide = p.log_density(z, through="draws") - q.log_density(z)
     guide = jnp.mean(log_mean_exp(for_guide.reshape(num_bounds, num_particles), axis=1))

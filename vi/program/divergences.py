@@ -19,7 +19,7 @@ from vi.program.surrogate import only_gradient, stop
 def _wake(p: Any, q: Any, num_particles: int, *, reparameterized: bool) -> tuple[Array, Array]:
     """Log weights, live in the model's parameters only; and zero with the gradient of wake-φ."""
     if reparameterized:
-        z = q.sample(num_particles)
+        z = q.sample(num_particles, reparameterized=True)
         log_w = p.log_density(z, through="draws") - q.log_density(z, through="draws")
         share = stop(jax.nn.softmax(log_w))
         guide = only_gradient(jnp.sum((share - share**2) * log_w))

@@ -95,8 +95,9 @@ def doubly_reparameterized(
         return out
     log_q, own = total(there("q")), total(moved.own)
     densities = {side: total(there(side)) for side in {call.side for call in calls}}
-    for place, call in enumerate(calls):
-        if call.side != "q":
+    names = {term.name for term in moved.own}
+    for place, call in enumerate(calls):  # those that a moved site's prior is in
+        if call.side != "q" and names & {term.name for term in call.terms}:
             out = out + add(first[place], log_q - own)
             for second, other in zip(curvature(place), calls, strict=True):
                 out = out + add(second, densities[other.side])

@@ -47,6 +47,12 @@ def estimate(run: Callable, source: Model) -> Array:
             "on a whole batch, to which a site cannot be told to contribute. Use vi.Pathwise() or "
             "vi.Relaxed() for all sites."
         )
+    if isinstance(result, Penalised) and source.plates and not source.common:
+        raise TargetError(
+            f"{source.name}: expected all random sites in one plate, whose rows are the data that "
+            "the penalty on a batch is multiplied by; some site lies outside. Put it into the "
+            "plate, make it a parameter (numpyro.param), or use an objective without penalty."
+        )
     simple = plain and source.through == "both" and not source.doubly
     if simple and not source.minibatch and not source.common:
         return _value(Bound(run, calls, Axis()), at, source)
@@ -161,6 +167,15 @@ def _check(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Non
             "them; with estimators that replay the program it cannot be known what else depends "
             "on a draw. Pass the draws unchanged (log_density has through= to stop gradients), or "
             "use vi.Pathwise() for all sites."
+        )
+    if source.doubly and (
+        any(call.kind not in ("equal", "weighted") for call in calls if isinstance(call, DrawCall))
+        or any(call.through in ("draws", "parameters") for call in densities)
+    ):
+        raise TargetError(
+            f"{source.name}: expected an objective that leaves its gradient to the estimator with "
+            "DoublyReparameterized; this one says itself what its densities are differentiated "
+            "through, or takes its draws as data. Leave the estimator out, or use vi.Pathwise()."
         )
     if source.doubly and any(call.through == "closed" for call in densities):
         raise TargetError(

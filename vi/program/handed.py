@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi.errors import TargetError
 from vi.program.expectation import has_rules
 from vi.program.tape import Recording, Replaying, Side, Through
 
@@ -14,9 +15,17 @@ class DensityView:
     """A log density as a program sees it."""
 
     _side: Side = "p"
+    _has = "log_prior(z), log_likelihood(z), sample_prior(K), simulate(K, arguments)"
 
     def __init__(self, tape: Recording | Replaying):
         self._tape = tape
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what there is in place of a name that there is not."""
+        raise AttributeError(
+            f"objective: the view of {self._side} that a program is handed has no {name!r}; it has "
+            "log_density(z), and " + self._has + ". Its law and its parameters are not shown."
+        )
 
     def log_density(self, z: Any, through: Through | None = None) -> Float[Array, " K"]:
         """Log density at draws, in nats; of p, unnormalised, and unbiased under subsampling.
@@ -76,19 +85,25 @@ class FamilyView(DensityView):
     """A family or guide as a program sees it."""
 
     _side: Side = "q"
+    _has = "sample(K), expect(f, K), entropy(z), kl(z), exact(f, z), by_site(f, z, sites)"
 
-    def sample(self, num_particles: int, *, detached: bool = False) -> Any:
+    def sample(
+        self, num_particles: int, *, detached: bool = False, reparameterized: bool = False
+    ) -> Any:
         """Equally weighted independent draws.
 
         Args:
           num_particles: K.
           detached: take them as data: no gradient for the law they are drawn from. The program
             is then differentiated at fixed draws, which is not the gradient of its mean.
+          reparameterized: refuse sites whose gradient is not their path alone, for programs that
+            write out their own gradient.
 
         Returns:
           Shape ``(K, D)`` for a family, a dictionary of ``(K, *shape)`` for a guide.
         """
-        return self._tape.draw(num_particles, "detached" if detached else "equal")[0]
+        kind = "detached" if detached else "path" if reparameterized else "equal"
+        return self._tape.draw(num_particles, kind)[0]
 
     def expect(self, f: Callable[[Any], Array], num_particles: int) -> Float[Array, ""]:
         """Estimate of E_q[f(z)]; enumerated sites and components of mixtures are summed over.
@@ -102,7 +117,14 @@ class FamilyView(DensityView):
           Shape ``()``.
         """
         z, weights = self._tape.draw(num_particles, "weighted")
-        return jnp.sum(weights * (self.exact(f, z) if has_rules(f) else f(z)))
+        each = self.exact(f, z) if has_rules(f) else f(z)
+        if jnp.shape(each) != jnp.shape(weights):
+            raise TargetError(
+                "q.expect: expected one value for each draw, of shape "
+                f"{jnp.shape(weights)}; the integrand gave {jnp.shape(each)}. Sum over the other "
+                "axes."
+            )
+        return jnp.sum(weights * each)
 
     def exact(self, f: Callable[[Any], Array], z: Any) -> Float[Array, " K"]:
         """E_q[f] in closed form, the same in all rows, if there is a rule; else f(z).

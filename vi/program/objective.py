@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from vi.errors import TargetError
 from vi.module import module, static
 from vi.program.estimate import estimate
-from vi.program.estimators import Estimator, Relaxed, RunningScore
+from vi.program.estimators import Estimator, Relaxed, RunningScore, SiteEstimator
 from vi.program.views import FamilySource
 from vi.targets import Target
 
@@ -263,6 +264,7 @@ def objective(program: Callable) -> Callable[..., Objective]:
 
     @functools.wraps(program)
     def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
+        _check_call(program, estimator, options)
         named = sorted(options.items())
         arrays = {name: x for name, x in named if isinstance(x, jax.Array)}
         schedules = tuple((name, x) for name, x in named if isinstance(x, Scheduled))
@@ -271,6 +273,22 @@ def objective(program: Callable) -> Callable[..., Objective]:
         return Objective(estimator, program, tuple(rest), arrays, schedules)
 
     return make
+
+
+def _check_call(program: Callable, estimator: Any, options: dict[str, Any]) -> None:
+    """Raise a `TypeError` for options that the program has not, or lacks, and for no estimator."""
+    name = program.__name__
+    try:
+        inspect.signature(program).bind(None, None, **options)
+    except TypeError as error:
+        has = list(inspect.signature(program).parameters)[2:]
+        raise TypeError(f"{name}: expected options out of {has}; {error}.") from None
+    for each in estimator.values() if isinstance(estimator, dict) else (estimator,):
+        if not isinstance(each, (*get_args(SiteEstimator), type(None))):
+            raise TypeError(
+                f"{name}: expected an estimator, an instance such as vi.Score(), or a dictionary "
+                f"of them by site; got {each!r}."
+            )
 
 
 def _frozen(x: Any) -> Any:

@@ -6,10 +6,11 @@ datum by datum, or differentiated in the log densities. All estimators are made 
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
@@ -17,7 +18,8 @@ from vi.errors import TargetError
 
 Through = Literal["both", "draws", "parameters"]
 Side = Literal["p", "prior", "likelihood", "q"] | Any  # or what is known in closed form
-Kind = Literal["equal", "weighted", "detached", "prior", "joint"]
+Kind = Literal["equal", "path", "weighted", "detached", "prior", "joint"]
+ATTACHED = ("equal", "path", "weighted")  # draws of q whose law the gradient knows of
 
 
 class Term(NamedTuple):
@@ -90,6 +92,7 @@ class DrawCall(NamedTuple):
     """The program took draws."""
 
     draws: Draws
+    kind: Kind
 
 
 class DensityCall(NamedTuple):
@@ -157,6 +160,11 @@ class Recording:
     def draw(self, num_particles: int, kind: Kind, arguments: Any = ()) -> tuple[Any, Array]:
         """Values, and weights that sum to one."""
         self._check("q.sample and q.expect")
+        if not isinstance(num_particles, (int, np.integer)):
+            raise TypeError(
+                "objective: expected an integer number of particles: it is a shape, and cannot be "
+                f"scheduled or traced; got {num_particles!r}."
+            )
         if num_particles < 1:
             raise ValueError(f"objective: expected at least one particle; got {num_particles}.")
         index = sum(isinstance(call, DrawCall) for call in self.calls)
@@ -167,15 +175,27 @@ class Recording:
         else:
             weighted, detached = kind == "weighted", kind == "detached"
             draws = self.source.draw(index, num_particles, weighted=weighted, detached=detached)
-        self.calls.append(DrawCall(draws))
+        if kind == "path" and not draws.plain:
+            raise TargetError(
+                "objective: expected reparameterised sites only, since this program asks for paths "
+                "(reparameterized=True, or vi.piwae); some site is scored, enumerated or "
+                "measure-valued. Use vi.Pathwise() or vi.Relaxed() for all sites, or another form "
+                "of the objective."
+            )
+        self.calls.append(DrawCall(draws, kind))
         return draws.values, uniform(draws) if draws.weights is None else draws.weights
 
     def density(self, side: Any, z: Any, through: Through | None) -> Array:
         """Log density of the rows of ``z``."""
         self._check("log_density")
-        if through is None:
-            through = self.default if side == "q" else "both"
+        if through not in (None, *get_args(Through)):
+            raise ValueError(
+                f"log_density: expected through out of {get_args(Through)}; got {through!r}."
+            )
         owner, draws = self._owner(z)
+        if through is None:
+            moving = owner is None or self.calls[owner].kind in ATTACHED  # type: ignore[union-attr]
+            through = self.default if side == "q" and moving else "both"
         terms = self.source.terms(side, z, draws, through)
         self.calls.append(DensityCall(side, terms, owner, through))
         return total(terms)

@@ -1,0 +1,175 @@
+"""What programs are refused, each before anything is computed, and what takes its place."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi
+from tests.gradients import compare, gradients
+
+Q = vi.mean_field(2)
+TARGET = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+DOUBLY = vi.DoublyReparameterized()
+
+
+def trace(objective):
+    return jax.eval_shape(lambda key: objective(key, Q, TARGET), jax.random.key(0))
+
+
+@vi.objective
+def vector(p, q):
+    z = q.sample(3)
+    return p.log_density(z) - q.log_density(z)
+
+
+@vi.objective
+def nothing(p, q):
+    q.sample(3)
+
+
+@vi.objective
+def column(p, q):
+    return q.expect(lambda z: z[:, :1], 3)
+
+
+@vi.objective
+def law(p, q):
+    return jnp.mean(q.log_prob(q.sample(3)))
+
+
+@vi.objective
+def misspelt(p, q):
+    return jnp.mean(q.log_density(q.sample(3), through="draw"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "says"),
+    [
+        (vector(), vi.TargetError, r"returns a scalar; got shape \(3,\).*jnp.mean"),
+        (nothing(), vi.TargetError, "returns a scalar; got None"),
+        (column(), vi.TargetError, r"one value for each draw, of shape \(3,\).*\(3, 1\)"),
+        (law(), AttributeError, r"has no 'log_prob'; it has log_density\(z\)"),
+        (misspelt(), ValueError, "expected through out of"),
+        (vi.elbo(num_particles=2.5), TypeError, "integer number of particles"),
+        (vi.forward_kl(num_particles=2, estimator=DOUBLY), vi.TargetError, "leaves its gradient"),
+        (
+            vi.reweighted_wake_sleep(num_particles=2, reparameterized=True, estimator=DOUBLY),
+            vi.TargetError,
+            "leaves its gradient to the estimator",
+        ),
+        (
+            vi.piwae(num_bounds=2, num_particles=1, estimator=DOUBLY),
+            vi.TargetError,
+            "says itself what its densities are differentiated",
+        ),
+        (
+            vi.piwae(num_bounds=2, num_particles=1, estimator=vi.Score()),
+            vi.TargetError,
+            "expected reparameterised sites only",
+        ),
+        (
+            vi.forward_kl(num_particles=2, reparameterized=True, estimator=vi.Score()),
+            vi.TargetError,
+            "expected reparameterised sites only",
+        ),
+    ],
+)
+def test_programs(objective, kind, says):
+    with pytest.raises(kind, match=says):
+        trace(objective)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: vi.elbo(num_particle=2), r"expected options out of \['num_particles'"),
+        (lambda: vi.iwae(), "missing a required argument: 'num_particles'"),
+        (lambda: vi.elbo(estimator=vi.Score), r"an instance such as vi.Score\(\)"),
+        (lambda: vi.elbo(estimator={"z": "enumerate"}), "got 'enumerate'"),
+    ],
+)
+def test_calls_of_objectives(make, says):
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
+def model(x):
+    numpyro.sample("scale", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def guide(x):
+    numpyro.sample("scale", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("z", dist.Normal(numpyro.param("a", 0.2) * x, 0.7))
+
+
+def test_a_penalty_on_a_batch_needs_all_sites_in_its_plate():
+    with pytest.raises(vi.TargetError, match="all random sites in one plate"):
+        vi.info_vae(site="z").loss(
+            jax.random.key(0), {"a": jnp.array(0.2)}, model, guide, jnp.ones(3)
+        )
+
+
+@vi.objective
+def split_iwae(p, q):
+    """`vi.iwae` of two particles, its model's density in two parts."""
+    z = q.sample(2)
+    log_p = p.log_prior(z) + p.log_likelihood(z)
+    return jax.nn.logsumexp(log_p - q.log_density(z)) - jnp.log(2.0)
+
+
+def one(x):
+    z = numpyro.sample("z", dist.Normal(numpyro.param("m", 0.3), 1.0))
+    numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def one_guide(x):
+    numpyro.sample("z", dist.Normal(numpyro.param("a", 0.2) + 0 * x, 0.7))
+
+
+def test_a_moved_prior_counts_once_however_the_density_is_taken_apart():
+    """Equal to the whole density's gradient, key by key; the prior counted twice is not."""
+    params = {"a": jnp.array(0.2), "m": jnp.array(0.3)}
+    estimator = vi.DoublyReparameterized(model=True)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(program):
+        loss = program(estimator=estimator).loss
+        of = lambda key: jax.grad(lambda p: loss(key, p, one, one_guide, jnp.array(1.0)))(params)
+        return jax.vmap(of)(jax.random.split(jax.random.key(0), 5))
+
+    whole = functools.partial(vi.iwae, num_particles=2)
+    for name in params:
+        assert np.allclose(gradient(split_iwae)[name], gradient(whole)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [vi.Pathwise(), vi.StickingTheLanding()])
+def test_sleep_is_differentiated_through_its_parameters(estimator, x64):
+    """Dreams are data: what omits the score of q would omit all. Closed form by moments."""
+    objective = vi.sleep(arguments={"x": "x"}, num_particles=2, estimator=estimator)
+    x = jnp.zeros(3)
+
+    def exact(p):  # z ~ N(0, 1), x | z ~ N(z, 1), q = N(a x, 0.7²): E (z - a x)² = 1 - 2a + 2a²
+        spread = 1 - 2 * p["a"] + 2 * p["a"] ** 2
+        return 3 * (-0.5 * jnp.log(2 * jnp.pi * 0.49) - 0.5 * spread / 0.49)
+
+    def dreamer(x):
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+            numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def reader(x):
+        a = numpyro.param("a", 0.2)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("z", dist.Normal(a * x, 0.7))
+
+    found = gradients(objective, {"a": jnp.array(0.2)}, dreamer, reader, x)
+    compare(found, exact, {"a": jnp.array(0.2)})
