@@ -79,6 +79,7 @@ def test_another_objective_is_not_judged_by_the_elbo(bent):
     assert posterior.diagnostics.efficiency > 0.8
 
 
+@pytest.mark.slow
 def test_the_ladder_climbs_to_a_flow(monkeypatch):
     monkeypatch.setattr(ladder, "COMPONENTS", ())
     monkeypatch.setattr(ladder, "FLOW_STEPS", 1000)

@@ -289,6 +289,7 @@ class TrainState(types.SimpleNamespace):
         return TrainState(**{**vars(self), **changes})
 
 
+@pytest.mark.slow
 def test_train_states():
     optimizer = optax.lbfgs()
     state = TrainState(step=0, params=TREE, tx=optimizer, opt_state=optimizer.init(TREE), apply=1)
@@ -298,6 +299,7 @@ def test_train_states():
     assert np.isclose(value, 4, atol=1e-4)  # the minimum, sum cosh 0
 
 
+@pytest.mark.slow
 def test_nnx():
     """A line search through a module with dropout: the masks are frozen in a step only."""
     nnx = pytest.importorskip("flax.nnx")

@@ -63,7 +63,7 @@ def test_path_gradients_are_sticking_the_landing(x64):
     Flow = jax.tree_util.register_dataclass(Carrying, ["loc", "slope"], [])
     target = vi.target(lambda x: -0.5 * jnp.sum((x - 1.0) ** 2), jnp.zeros(2))
     at = jnp.array([0.3, -0.2]), jnp.array(0.7)
-    run = jax.jit(lambda q, how: vi.elbo(num_particles=3, estimator=how)(KEY, q, target))
+    run = lambda q, how: jax.jit(vi.elbo(num_particles=3, estimator=how))(KEY, q, target)
     stuck = run(Coupling(*at), vi.StickingTheLanding())
     for q in (Coupling(*at), Flow(*at)):
         found = run(q, vi.PathGradient())

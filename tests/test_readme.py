@@ -9,6 +9,7 @@ import pytest
 
 import vi
 
+pytestmark = pytest.mark.slow
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
 

@@ -306,7 +306,7 @@ LOSSES = {
 @pytest.mark.parametrize("svi", [vi.SVI, numpyro.infer.SVI])
 def test_every_objective_and_estimator_is_a_loss(svi):
     """In both loops: a step is traced, and leaves the state as it was in shape and type."""
-    laws = {"enumerate": lambda a: dist.Bernoulli(logits=a)}
+    laws = dict.fromkeys(("enumerate", "relaxed"), lambda a: dist.Bernoulli(logits=a))
     laws |= dict.fromkeys(("accept_reject", "augmented"), lambda a: dist.Gamma(2.0, jnp.exp(a)))
     for name, make in LOSSES.items():
         guide = only(laws[name[5:]]) if name[5:] in laws else normal_pair
