@@ -20,7 +20,8 @@ from vi.random import fast_key
 from vi.stochastic import StochasticRun
 
 KEY = jax.random.key(0)
-MEAN = np.array([0.5, -1.0, 0.3])
+# Of 32 bits: of 64-bit constants JAX remembers the type from one precision to the next.
+MEAN = np.array([0.5, -1.0, 0.3], np.float32)
 
 
 def log_density(x):
@@ -145,7 +146,7 @@ def test_schedules_follow_the_steps_of_svi(x64):
 
 # ---- model and guide ---------------------------------------------------------------------------
 
-Y = np.array([0.3, 1.2, -0.4, 2.0, 0.9])
+Y = np.array([0.3, 1.2, -0.4, 2.0, 0.9], np.float32)
 
 
 def model(size=None):

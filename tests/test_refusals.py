@@ -98,6 +98,72 @@ def test_calls_of_objectives(make, says):
         make()
 
 
+def test_baselines():
+    with pytest.raises(ValueError, match="baseline out of"):
+        vi.elbo(estimator=vi.Score(baseline="runing"))
+
+
+def coin():
+    numpyro.sample(
+        "z", dist.Bernoulli(logits=numpyro.param("a", 0.3)), infer={"estimator": vi.Score}
+    )
+
+
+def test_a_class_is_no_estimator():
+    with pytest.raises(vi.TargetError, match="give an instance"):
+        vi.elbo(num_particles=2).loss(jax.random.key(0), {"a": jnp.array(0.3)}, coin, coin)
+
+
+def rows(x, law):
+    """Three rows, the last of which a mask takes out of the density, but not out of the cost."""
+    a = numpyro.param("a", 0.3)
+    with numpyro.plate("rows", 3), numpyro.handlers.mask(mask=jnp.array([True, True, False])):
+        numpyro.sample("z", law(a + 0 * x))
+
+
+def costs(x, law):
+    with numpyro.plate("rows", 3):
+        with numpyro.handlers.mask(mask=jnp.array([True, True, False])):
+            z = numpyro.sample("z", law(0.0 * x))
+        numpyro.factor("f", 2.0 * z)
+
+
+def test_what_a_mask_takes_out_is_drawn_all_the_same(x64):
+    """Bernoulli rows: E f = 2 σ(a) each, and the divergence of the two that are left."""
+    law = lambda logits: dist.Bernoulli(logits=logits)
+
+    def exact(p):
+        on = jax.nn.sigmoid(p["a"])
+        divergence = on * jnp.log(2 * on) + (1 - on) * jnp.log(2 * (1 - on))
+        return 6 * on - 2 * divergence
+
+    objective = vi.elbo(num_particles=2, estimator=vi.Score())
+    found = gradients(objective, {"a": jnp.array(0.3)}, costs, rows, jnp.zeros(3), law)
+    compare(found, exact, {"a": jnp.array(0.3)})
+
+
+def test_acceptance_rejection_sums_over_events(x64):
+    """Three rows of two coordinates; the gradient of the mean, 2 + a for each, is known."""
+
+    def pairs(x):
+        a = numpyro.param("a", 0.3)
+        with numpyro.plate("rows", 3):
+            numpyro.sample("z", dist.Gamma((2 + a) * jnp.ones((3, 2)), 1.0).to_event(1))
+
+    def sums(x):
+        base = dist.ImproperUniform(dist.constraints.positive, (), (2,))
+        with numpyro.plate("rows", 3):
+            z = numpyro.sample("z", base)
+            numpyro.factor("f", jnp.arange(3.0) * z.sum(-1))
+
+    def exact(p):
+        return 2 * 3 * (2 + p["a"]) + 6 * dist.Gamma(2 + p["a"], 1.0).entropy()
+
+    objective = vi.elbo(num_particles=2, estimator=vi.AcceptReject())
+    found = gradients(objective, {"a": jnp.array(0.3)}, sums, pairs, jnp.zeros(3))
+    compare(found, exact, {"a": jnp.array(0.3)})
+
+
 def model(x):
     numpyro.sample("scale", dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", len(x)):

@@ -86,7 +86,8 @@ def _gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
     )
     uniform = jax.random.uniform(uniform_key, (augment, *shape.shape), shape.dtype, minval=1e-30)
     steps = jnp.arange(augment, dtype=shape.dtype).reshape(-1, *(1,) * shape.ndim)
-    return z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0)), log_pi
+    drawn = z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0))
+    return jnp.maximum(drawn, jnp.finfo(shape.dtype).tiny), log_pi  # small shapes underflow
 
 
 def _von_mises(base: Any, drawn: Array) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from vi.program.estimators import (
     RunningScore,
 )
 from vi.program.measures import enumerated, measure_valued
-from vi.program.rules import from_noise, log_prob_rows, support_value
+from vi.program.rules import from_noise, log_prob_rows, support_value, unmasked
 from vi.program.sites import Guard, Site, Structure, uses_noise
 
 stop = jax.lax.stop_gradient
@@ -102,6 +102,7 @@ class Drawing(Guard):
             if inside:
                 self.intermediates[site.name] = inside
             return value
+        fn = unmasked(fn) if site.masked else fn  # it is drawn all the same
         if isinstance(how, Enumerate) and self.weighted:
             sizes = branch_sizes(self.structure)
             place = list(sizes).index(site.name)
@@ -114,6 +115,7 @@ class Drawing(Guard):
             return stop(value) if self.detached else value
         if isinstance(how, AcceptReject):
             value, log_pi = accept_reject(fn, how, key)
+            log_pi = log_pi.sum(tuple(range(len(fn.batch_shape), log_pi.ndim)))
             if self.detached:
                 return stop(value)
             baseline = "leave_one_out" if self.num_particles > 1 else "none"
@@ -140,7 +142,7 @@ class Drawing(Guard):
             )
         if isinstance(site.estimator, SCORED) and not self.detached:
             baseline = self._baseline(site, site.estimator)
-            self._score(site, msg["fn"].log_prob(msg["value"]), baseline)
+            self._score(site, unmasked(msg["fn"]).log_prob(msg["value"]), baseline)
 
     def _score(self, site: Site, log_density: Array, baseline: Any, *, held: bool = True) -> None:
         plates = (self.structure.plates[name] for name in site.plates)

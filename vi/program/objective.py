@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from vi.errors import TargetError
 from vi.module import module, static
 from vi.program.estimate import estimate
-from vi.program.estimators import Estimator, Relaxed, RunningScore, SiteEstimator
+from vi.program.estimators import Estimator, Relaxed, RunningScore, Score, SiteEstimator
+from vi.program.scores import BASELINES
 from vi.program.views import FamilySource
 from vi.targets import Target
 
@@ -288,6 +289,11 @@ def _check_call(program: Callable, estimator: Any, options: dict[str, Any]) -> N
             raise TypeError(
                 f"{name}: expected an estimator, an instance such as vi.Score(), or a dictionary "
                 f"of them by site; got {each!r}."
+            )
+        if isinstance(each, Score) and not (callable(each.baseline) or each.baseline in BASELINES):
+            raise ValueError(
+                f"{name}: expected a baseline out of {BASELINES}, or a function; got "
+                f"{each.baseline!r}."
             )
 
 

@@ -20,6 +20,17 @@ def unwrap(fn: Any) -> Any:
     return base
 
 
+def unmasked(fn: Any) -> Any:
+    """The law that a site is drawn from: a mask takes rows out of its density only."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return unmasked(fn.base_dist)
+    if isinstance(fn, dist.Independent):
+        return unmasked(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.ExpandedDistribution):
+        return unmasked(fn.base_dist).expand(fn.batch_shape)
+    return fn
+
+
 def is_masked(fn: Any) -> bool:
     """Whether a mask is somewhere among the wrappers."""
     while isinstance(fn, _WRAPPERS):

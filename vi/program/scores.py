@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vi.module import module, static
 
+BASELINES = ("leave_one_out", "none")
 Baseline = Literal["leave_one_out", "none"] | Callable
 
 

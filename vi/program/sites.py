@@ -225,7 +225,8 @@ def check(site: Site, base: Any) -> None:
     where += " under a mask" if site.masked else ""
     raise TargetError(
         f"objective: expected for guide site '{site.name}' ({site.kind}){where} one of the "
-        f"estimators {valid}; got {how!r}. Choose one of these for the site."
+        f"estimators {valid}; got {how!r}. Choose one of these for the site, and give an instance, "
+        "such as vi.Score()."
     )
 
 
@@ -247,7 +248,7 @@ def _allows(kind: type, site: Site, base: Any) -> bool:
     if kind is Implicit:
         given = getattr(site.estimator, "cdf", None) is not None
         return has_cdf(base) or (given and _is_scalar(base))
-    return isinstance(base, BERNOULLI) or is_one_hot(base)
+    return kind is Relaxed and (isinstance(base, BERNOULLI) or is_one_hot(base))
 
 
 def _is_scalar(base: Any) -> bool:
