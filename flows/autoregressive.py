@@ -65,12 +65,12 @@ class Autoregressive(Layer):
         return self.transformer.bijector(out.reshape(*x.shape, self.transformer.num_params))
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         y, log_det = self._elementwise(x, context).forward_and_log_det(x)
         return y, jnp.sum(log_det, axis=-1)
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|; D evaluations."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``; D evaluations."""
 
         def step(x: Array, i: Array) -> tuple[Array, None]:
             # Only coordinate i is right by now; later ones stay zero, and so finite.

@@ -32,7 +32,7 @@ class Chain(Layer):
         return all(layer.cheap_score for layer in self.layers)
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|: the sum over layers."""
+        """The image of x and ``log |det ∂y/∂x|``: the sum over layers."""
         total = jnp.zeros(x.shape[:-1], x.dtype)
         for layer in self.layers:
             x, log_det = layer.forward_and_log_det(x, context)
@@ -50,7 +50,7 @@ class Chain(Layer):
         return x, total, score
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         total = jnp.zeros(y.shape[:-1], y.dtype)
         for layer in reversed(self.layers):
             y, log_det = layer.inverse_and_log_det(y, context)
@@ -79,7 +79,7 @@ class Stack(Layer):
         return self.layer.cheap_score
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|: the sum over layers."""
+        """The image of x and ``log |det ∂y/∂x|``: the sum over layers."""
         start = (x, jnp.zeros(x.shape[:-1], x.dtype), context)
         (y, log_det, _), _ = jax.lax.scan(_forward, start, self.layer)
         return y, log_det
@@ -93,7 +93,7 @@ class Stack(Layer):
         return y, log_det, score
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         start = (y, jnp.zeros(y.shape[:-1], y.dtype), context)
         (x, log_det, _), _ = jax.lax.scan(_inverse, start, self.layer, reverse=True)
         return x, log_det

@@ -63,12 +63,12 @@ class Coupling(Layer):
         return out.reshape(*out.shape[:-1], -1, self.transformer.num_params)
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         split: Any = self.bijector(context)
         return split.forward_and_log_det(x)
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         split: Any = self.bijector(context)
         return split.inverse_and_log_det(y)
 

@@ -30,12 +30,12 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         ...
 
     @abc.abstractmethod
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Layer(abc.ABC):
           context: as of `forward_and_log_det`.
 
         Returns:
-          The image y, log |det ∂y/∂x|, and the score of its law at y, free of gradients.
+          The image y, ``log |det ∂y/∂x|``, and the score of its law at y, free of gradients.
 
         Reference: Vaitl, Winkler, Richter and Kessel (2024), "Fast and unified path gradient
         estimators for normalizing flows", proposition 3.
@@ -66,7 +66,7 @@ class Layer(abc.ABC):
         return y, log_det, stop(pushed)
 
     def _push_score(self, x: Array, y: Array, score: Array, context: Context) -> Array:
-        """The score at y, by the inverse: log q(y) = log q(x(y)) + log |det ∂x/∂y|."""
+        """The score at y, by the inverse: log q(y) = log q(x(y)) + ``log |det ∂x/∂y|``."""
         del x
         (_, log_det), pull = jax.vjp(lambda y: self.inverse_and_log_det(y, context), y)
         return pull((score, jnp.ones_like(log_det)))[0]

@@ -45,13 +45,13 @@ class ActNorm(Layer):
         return cls(jnp.log(jnp.std(data, axis=0)), jnp.mean(data, axis=0))
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         del context
         log_det = jnp.broadcast_to(jnp.sum(self.log_scale), x.shape[:-1])
         return x * jnp.exp(self.log_scale) + self.shift, log_det
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         del context
         log_det = jnp.broadcast_to(-jnp.sum(self.log_scale), y.shape[:-1])
         return (y - self.shift) * jnp.exp(-self.log_scale), log_det
@@ -86,14 +86,14 @@ class LULinear(Layer):
         return jnp.tril(self.factors, -1) + eye, upper
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         del context
         lower, upper = self._triangles()
         log_det = jnp.broadcast_to(jnp.trace(self.factors), x.shape[:-1])
         return x @ upper.T @ lower.T + self.shift, log_det
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         del context
         lower, upper = self._triangles()
         rows = (y - self.shift).reshape(-1, y.shape[-1]).T

@@ -64,14 +64,14 @@ class Planar(Layer):
         return self.direction + (inner - product) * self.normal / squared, inner
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         del context
         direction, inner = self._direction()
         bump = jnp.tanh(x @ self.normal + self.offset)
         return x + bump[..., None] * direction, jnp.log1p(inner * (1 - bump**2))
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         del context
         direction, inner = self._direction()
         along = y @ self.normal
@@ -120,14 +120,14 @@ class Radial(Layer):
         return 1 + ratio * near, log_det
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         del context
         offset = x - self.centre
         growth, log_det = self._map(offset, _norm(offset))
         return self.centre + growth[..., None] * offset, log_det
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         del context
         offset = y - self.centre
         s, alpha = _norm(offset), jnp.exp(self.log_reach)
@@ -204,7 +204,7 @@ class Sylvester(Layer):
         return q, outer, jnp.triu(self.inner, 1) + jnp.diag(scales), products
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and log |det ∂y/∂x|."""
+        """The image of x and ``log |det ∂y/∂x|``."""
         del context
         q, outer, inner, products = self._matrices()
         bump = jnp.tanh(x @ q @ inner.T + self.offset)
@@ -212,7 +212,7 @@ class Sylvester(Layer):
         return x + bump @ (q @ outer).T, log_det
 
     def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The x of which y is the image, and log |det ∂x/∂y|."""
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
         del context
         q, outer, inner, products = self._matrices()
         along = y @ q

@@ -69,6 +69,7 @@ def profiled(p, *, stop):
     return -w - (0.5 * (p["v_loc"] ** 2 + 0.25 - 1) - jnp.log(0.5))
 
 
+@pytest.mark.slow
 def test_prior_variances_are_profiled_out(x64):
     """In minibatches. False alarms 1e-6 each; detects 0.11 standard deviations of an estimate."""
     objective = vi.data_emphasised_elbo(emphasis=0.5, profiled=[["w"]])

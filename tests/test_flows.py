@@ -174,6 +174,7 @@ def shifted():
     return data, context.astype(np.float32), truth
 
 
+@pytest.mark.slow
 def test_density_estimation_finds_a_conditional_law(shifted):
     data, context, truth = shifted
     q = flows.realnvp(2, key=KEY, num_layers=4, hidden=(16,), context_dim=1)

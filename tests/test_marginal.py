@@ -117,6 +117,7 @@ def rows_exact(p):
     return out
 
 
+@pytest.mark.slow
 def test_discrete_auxiliaries_in_minibatches(x64):
     """False alarms 1e-6 each; a bias of 0.08 standard deviations is detected."""
     at = {"logit": jnp.array(0.4), "slope": jnp.array(0.8)}

@@ -390,6 +390,7 @@ def test_the_bound_on_noise_is_attained(x64):
     assert np.isclose(found.bound - mean, found.quadratic)
 
 
+@pytest.mark.slow
 def test_enumeration_over_pairs_agrees_with_vimco(x64):
     """VIMCO of three particles, exactly: the mean over all triples of values of two bits."""
     logits = jnp.array([0.3, -0.5])

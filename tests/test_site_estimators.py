@@ -224,6 +224,7 @@ def far(x):
     return 50 - 0.5 * jnp.sum((x - 1) ** 2)
 
 
+@pytest.mark.slow
 def test_running_baselines_take_the_noise_out():
     """One particle of an objective far from zero; and the mean is the one stated."""
     target, q = vi.target(far, jnp.zeros(3)), vi.mean_field(3)
@@ -322,6 +323,7 @@ def test_every_objective_and_estimator_is_a_loss(svi):
 # ---- families on the flat vector ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weak_derivatives_of_a_mean_field(x64):
     """Of the ELBO of a Gaussian, in closed form; no gradient of the density is taken."""
     loc, scale = jnp.array([0.2, -0.7]), 0.8
