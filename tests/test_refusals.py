@@ -164,6 +164,20 @@ def test_acceptance_rejection_sums_over_events(x64):
     compare(found, exact, {"a": jnp.array(0.3)})
 
 
+def test_gammas_of_small_shape_stay_inside_the_support():
+    """Their draws underflow in 32 bits; at zero log density and gradient are not finite."""
+
+    def small(shape):
+        numpyro.sample("z", dist.Gamma(numpyro.param("shape", shape), 1.25))
+
+    def gradient(key):
+        loss = vi.elbo(num_particles=2, estimator=vi.AcceptReject()).loss
+        return jax.grad(lambda p: loss(key, p, small, small, 0.02))({"shape": jnp.array(0.02)})
+
+    found = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), 1000))
+    assert np.isfinite(found["shape"]).all()
+
+
 def model(x):
     numpyro.sample("scale", dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", len(x)):

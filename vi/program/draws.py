@@ -59,7 +59,7 @@ def accept_reject(fn: Any, how: AcceptReject, key: Array) -> tuple[Array, Array]
     if isinstance(base, dist.Gamma):
         value, log_pi = _gamma(key, jnp.broadcast_to(base.concentration, lead), how.augment)
         rate: Any = base.rate
-        return value / rate, log_pi
+        return _floored(value / rate), log_pi
     if isinstance(base, dist.Beta):
         shape = jnp.stack(
             [jnp.broadcast_to(x, lead) for x in (base.concentration1, base.concentration0)], -1
@@ -67,7 +67,7 @@ def accept_reject(fn: Any, how: AcceptReject, key: Array) -> tuple[Array, Array]
     else:
         shape = jnp.broadcast_to(base.concentration, fn.shape())
     value, log_pi = _gamma(key, shape, how.augment)
-    value = value / value.sum(-1, keepdims=True)
+    value = _floored(value / value.sum(-1, keepdims=True))
     log_pi = log_pi.sum(-1)
     return (value[..., 0] if isinstance(base, dist.Beta) else value), log_pi
 
@@ -86,8 +86,12 @@ def _gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
     )
     uniform = jax.random.uniform(uniform_key, (augment, *shape.shape), shape.dtype, minval=1e-30)
     steps = jnp.arange(augment, dtype=shape.dtype).reshape(-1, *(1,) * shape.ndim)
-    drawn = z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0))
-    return jnp.maximum(drawn, jnp.finfo(shape.dtype).tiny), log_pi  # small shapes underflow
+    return _floored(z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0))), log_pi
+
+
+def _floored(drawn: Array) -> Array:
+    """Draws at least the smallest normal number: those of small shapes underflow."""
+    return jnp.maximum(drawn, jnp.finfo(drawn.dtype).tiny)
 
 
 def _von_mises(base: Any, drawn: Array) -> tuple[Array, Array]:
