@@ -29,7 +29,7 @@ _SHIFT = math.pi / 16
 
 
 class Point(NamedTuple):
-    """A point of the augmented space."""
+    """A point of the augmented space: a position, its momentum, and a phase in [0, 1)."""
 
     position: Float[Array, " D"]
     momentum: Float[Array, " D"]
