@@ -50,7 +50,7 @@ def test_fixed_radius_is_exact_to_degree_five_in_the_mean_over_rotations(x64):
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         root, loc = DenseRoot(jnp.eye(2)), jnp.zeros(2)
         turn = lambda a: jnp.array([[jnp.cos(a), jnp.sin(a)], [-jnp.sin(a), jnp.cos(a)]])
-        at = lambda a: estimate(jax.value_and_grad(f), loc, root, 0.0, turn(a), 2.0)
+        at = lambda a: estimate(jax.vmap(jax.value_and_grad(f)), loc, root, 0.0, turn(a), 2.0)
         seen = jax.vmap(at)(jnp.asarray(angles))
         entropy = 1 + np.log(2 * np.pi)
         return jax.tree.map(lambda x: np.asarray(x).mean(0), seen), entropy
@@ -121,7 +121,7 @@ def test_fewer_directions_than_coordinates_stay_unbiased(x64):
     def at(key):
         directions = directions_of(jax.random.normal(key, (4, 2)))
         root = DiagonalRoot(s)
-        return estimate(target.value_and_grad, jnp.zeros(4), root, 0.0, directions, 6**0.5)
+        return estimate(target.values_and_grads, jnp.zeros(4), root, 0.0, directions, 6**0.5)
 
     seen = jax.jit(jax.vmap(at))(jax.random.split(jax.random.key(0), 4000))
     assert_mean(seen.excess.diagonal, s**2 * jnp.diagonal(precision) - 1)

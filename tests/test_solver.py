@@ -140,7 +140,7 @@ def test_search_only_accepts_what_raises_the_elbo(x64):
     @jax.jit
     def step(state, directions):
         place = (state.next_loc, state.next_root, state.next_log_det)
-        seen = estimate(target.value_and_grad, *place, directions, 12**0.5)
+        seen = estimate(target.values_and_grads, *place, directions, 12**0.5)
         return search.update(seen, state, 1e-3)
 
     previous, accepted = -np.inf, 0

@@ -14,7 +14,7 @@ from numpyro.infer.util import potential_energy
 import vi
 from tests import models
 from tests.stats import assert_mean
-from vi.targets.cost import count_operations
+from vi.targets.cost import Cost, count_operations
 
 
 def constrained(x):
@@ -298,6 +298,24 @@ def test_operations_count_loops_and_products():
     assert count_operations(product.jaxpr) == 2 * 4 * 5 * 6
     small, large = (vi.target(models.regression, *models.regression_data(n)) for n in (60, 600))
     assert 5 < large.operations / small.operations < 15
+
+
+def _in_turns(density, *data):
+    cost = Cost.of(jax.make_jaxpr(density)(jnp.ones(4), *data).jaxpr)
+    points = jnp.arange(12.0).reshape(3, 4) / 10
+    gradient = jax.grad(lambda z: density(z, *data))
+    each = [gradient(z) for z in points]
+    np.testing.assert_allclose(cost.map(gradient, points), each, rtol=1e-4)
+    return cost.in_turns
+
+
+def test_gradients_are_taken_in_turns_where_that_is_fast():
+    group, x, y = jnp.arange(9000) % 4, jnp.ones((5000, 4)), jnp.zeros(9000)
+    assert _in_turns(lambda z, group, y: -jnp.sum((z[group] - y) ** 2), group, y)
+    assert not _in_turns(lambda z, group, y: -jnp.sum((z[group] - y) ** 2), group[:90], y[:90])
+    assert not _in_turns(lambda z, x: jnp.mean((x @ jnp.outer(z, z)) ** 2), x)
+    loop = lambda z, y: jax.lax.scan(lambda c, a: (c * 0.5 + a, None), z, y)[0].sum()
+    assert not _in_turns(lambda z, y: jax.jit(loop)(z, y), y)
 
 
 def _mean(y):

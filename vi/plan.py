@@ -287,4 +287,4 @@ def start(target: Target, key: Array) -> Array:
 
 @jax.jit
 def _look(target: Target, points: Array) -> tuple[Array, Array]:
-    return jax.vmap(target.value_and_grad)(points)
+    return target.values_and_grads(points)

@@ -25,6 +25,7 @@ from vi.provenance import provenance
 from vi.status import Status
 from vi.targets import Target
 from vi.targets.nonfinite import explain
+from vi.threads import blas_threads
 
 _ENDLESS = 1e5  # median standard deviations, or units if those are smaller
 _SINGLE = (
@@ -116,10 +117,11 @@ def report(
     others: Sequence[Gaussian] = (),
 ) -> Posterior:
     """Judge a family by fresh draws, and by those of other modes, and put all together."""
-    found = diagnose(_fresh(key), q, target, options.num_draws)
-    if others:
-        shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
-        found = found._replace(missed=float(shares.sum()))
+    with blas_threads(target.dim):
+        found = diagnose(_fresh(key), q, target, options.num_draws)
+        if others:
+            shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
+            found = found._replace(missed=float(shares.sum()))
     notes = [*_unobserved(target), *_improper(q, target), *notes]
     if status.failed and target.layout.dtype == "float32":
         notes = [*notes, _SINGLE]

@@ -56,9 +56,7 @@ def run_chunk(
         root = refined.root.dense() if isinstance(searched.root, DenseRoot) else refined.root
         here = (refined.loc, root, refined.log_det)
         place = jax.tree.map(lambda a, b: jnp.where(searching, a, b), looking, here)
-        seen = estimate(
-            target.value_and_grad, place[0], place[1], place[2], rotations[rotation], radius
-        )
+        seen = estimate(target.values_and_grads, *place, rotations[rotation], radius)
 
         def refined_by() -> tuple[States, Array]:
             moved, residual = refine.update(seen, refined)

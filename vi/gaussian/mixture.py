@@ -59,13 +59,12 @@ def _run_chunk(
     def step(carry: tuple, directions: Array) -> tuple:
         logits, components = carry
         q = as_mixture(logits, components)
-        value_and_grad = jax.value_and_grad(lambda z: target.log_density(z) - q.log_prob(z))
+        excess = jax.value_and_grad(lambda z: target.log_density(z) - q.log_prob(z))
 
         def one(component: refine.RefineState, directions: Array) -> tuple:
             no_entropy = -0.5 * dim * (1 + math.log(2 * math.pi))
-            seen = estimate(
-                value_and_grad, component.loc, component.root, no_entropy, directions, radius
-            )
+            at = (component.loc, component.root, no_entropy)
+            seen = estimate(lambda z: target.structure.cost.map(excess, z), *at, directions, radius)
             eye = jnp.eye(dim, dtype=component.loc.dtype)
             curvature = DenseRoot(seen.excess.matrix + eye)  # f has q's own curvature taken off
             moved, _ = refine.update(seen._replace(excess=curvature), component)

@@ -171,15 +171,9 @@ class Solver:
         return refine.init(loc, part, log_det(part), metric=root)
 
     def _rotations(self, count: int, *stream: int) -> np.ndarray:
-        """Directions of a chunk's first rotations, numbered from the last of ``stream`` on."""
-        *head, first = stream
+        """Directions of a chunk's first rotations, from one stream of random numbers."""
         shape = (self.target.dim, self.num_directions)
-        normal = np.stack(
-            [
-                host_generator(self.words, *head, first + i).standard_normal(shape, self.dtype)
-                for i in range(count)
-            ]
-        )
+        normal = host_generator(self.words, *stream).standard_normal((count, *shape), self.dtype)
         drawn = np.zeros((CHUNK, *shape[::-1]), self.dtype)
         drawn[:count] = directions_of(normal)
         return drawn

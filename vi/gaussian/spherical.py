@@ -24,15 +24,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from vi.gaussian.root import SearchRoot, minus_identity, squared_norm
 
-ValueAndGrad = Callable[[Array], tuple[Array, Array]]
-_MAX_POINTS = 1024  # points evaluated at once; more are taken in turns, to bound memory
+ValuesAndGrads = Callable[[Array], tuple[Array, Array]]
 
 
 class Estimate(NamedTuple):
@@ -59,7 +57,7 @@ def directions_of(normal: Any) -> Any:
 
 
 def estimate(
-    value_and_grad: ValueAndGrad,
+    values_and_grads: ValuesAndGrads,
     loc: Float[Array, " D"],
     root: SearchRoot,
     log_det: Float[Array, ""],
@@ -69,7 +67,7 @@ def estimate(
     """Apply the rule to a log density.
 
     Args:
-      value_and_grad: of the log density at one point.
+      values_and_grads: of the log density at many points, shapes ``(S,)`` and ``(S, D)``.
       loc: m, shape ``(D,)``.
       root: the root L.
       log_det: ``log |det L|``, for the entropy.
@@ -86,12 +84,7 @@ def estimate(
     num, dim = directions.shape
     offsets = radius * root.matmul(directions)
     points = jnp.concatenate([loc[None], loc + offsets, loc - offsets])
-    batch = _MAX_POINTS if len(points) > _MAX_POINTS else None
-    values, gradients = (
-        jax.vmap(value_and_grad)(points)
-        if batch is None
-        else jax.lax.map(value_and_grad, points, batch_size=batch)
-    )
+    values, gradients = values_and_grads(points)
     finite = jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(gradients))
     share = dim / radius**2  # the rule's total weight off the centre
     ring = 0.5 * (values[1 : num + 1] + values[num + 1 :])

@@ -18,6 +18,7 @@ _OPERATIONS = 2.4e8  # spent on the log densities of the draws, unless told othe
 _FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 2
 _ENDLESS = 1e100  # draws of an improper posterior; their squares overflow
 _FROM_EACH = 2048  # draws of each optimum, to weigh them against each other
+_TO_BLAME = 2048  # draws, to tell which coordinate is
 
 
 class Diagnostics(NamedTuple):
@@ -199,12 +200,13 @@ def misfit(found: Diagnostics) -> np.ndarray:
 
     The squared correlation of the log weights with the coordinate and its square, the larger
     of the two: near zero everywhere where q fits, and near one where one coordinate is to blame.
+    At the first 2048 draws.
     """
-    ratios = found.log_p.astype(float) - found.log_q.astype(float)
+    draws, log_p, log_q = (x[:_TO_BLAME].astype(float) for x in found[:3])
+    ratios = log_p - log_q
     use = np.isfinite(ratios)
     if use.sum() < 10 or np.std(ratios[use]) == 0:
-        return np.zeros(found.draws.shape[1])
-    draws = found.draws.astype(float)
+        return np.zeros(draws.shape[1])
     if not np.abs(draws).max() < _ENDLESS:
         return (np.abs(draws).max(0) > _ENDLESS**0.5).astype(float)
     scale = draws.std(0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vi.errors import TargetError
 from vi.targets.arguments import Arguments
-from vi.targets.cost import count_operations
+from vi.targets.cost import Cost
 from vi.targets.layout import Layout
 
 
@@ -53,7 +53,7 @@ class PlainDensity:
                 "Pass an array or pytree with the shape of a draw."
             )
         z = jax.ShapeDtypeStruct((self.layout.dim,), self.layout.dtype)
-        self.operations = count_operations(jax.make_jaxpr(self.log_density)(data, z).jaxpr)
+        self.cost = Cost.of(jax.make_jaxpr(self.log_density)(data, z).jaxpr)
 
     def _point(self, z: jax.Array) -> Any:
         return jax.tree.unflatten(self.treedef, self.layout.unravel(z).values())

@@ -16,7 +16,7 @@ from numpyro.infer.util import log_density
 
 from vi.errors import TargetError
 from vi.targets.arguments import Arguments
-from vi.targets.cost import count_operations
+from vi.targets.cost import Cost
 from vi.targets.layout import Layout
 from vi.targets.observed import check_shapes, kind_of
 from vi.targets.running import RUNNING_A_MODEL
@@ -98,7 +98,7 @@ class NumPyroModel:
                 "data are not conditioned on every site."
             )
         point = jax.ShapeDtypeStruct((self.layout.dim,), self.layout.dtype)
-        self.operations = count_operations(jax.make_jaxpr(self.log_density)(data, point).jaxpr)
+        self.cost = Cost.of(jax.make_jaxpr(self.log_density)(data, point).jaxpr)
 
     def _probe(self, data: list) -> dict[str, tuple[int, ...]]:
         """Names and unconstrained shapes of the latent sites."""

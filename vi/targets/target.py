@@ -51,7 +51,7 @@ class Target:
     @property
     def operations(self) -> float:
         """Scalar operations of one evaluation of the log density, as `count_operations` counts."""
-        return self.structure.operations
+        return self.structure.cost.operations
 
     @property
     def subsampled(self) -> bool:
@@ -79,6 +79,12 @@ class Target:
     ) -> tuple[Float[Array, ""], Float[Array, " D"]]:
         """Log density and gradient at ``z``; one reverse sweep, about three evaluations."""
         return jax.value_and_grad(self.log_density)(z, key)
+
+    def values_and_grads(
+        self, z: Float[Array, "S D"]
+    ) -> tuple[Float[Array, " S"], Float[Array, "S D"]]:
+        """`value_and_grad` at many points, side by side or in turns by what is faster."""
+        return self.structure.cost.map(self.value_and_grad, z)
 
     def hvp(self, z: Float[Array, " D"], v: Float[Array, " D"]) -> Float[Array, " D"]:
         """Hessian of the log density at ``z`` times ``v``, forward over reverse: O(1) gradients."""
