@@ -29,13 +29,15 @@ class Run(Protocol):
         ...
 
     def info(self, state: Any) -> dict[str, Any]:
-        """Numbers to show: at least ``step``, ``elbo`` and ``gradients``."""
+        """Numbers to show: at least ``step`` and ``gradients``, and what tells how it goes."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued by this run; JSON."""
         ...
 
+
+_SHOWN = {"elbo": "ELBO"}
 
 Callback = Callable[[int, Any, dict[str, Any]], bool | None]
 
@@ -143,7 +145,8 @@ class _Bar:
 
             self.bar = tqdm.tqdm(total=self.total, unit="step")
         self.bar.update(info["step"] - self.bar.n)
-        self.bar.set_postfix_str(f"ELBO {info['elbo']:.3f}")
+        shown = {name: x for name, x in info.items() if name not in ("step", "gradients")}
+        self.bar.set_postfix_str(", ".join(f"{_SHOWN.get(n, n)} {x:.3f}" for n, x in shown.items()))
 
     def close(self) -> None:
         if self.bar is not None:

@@ -2,11 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -14,6 +13,7 @@ from vi import storage
 from vi.errors import CheckpointError
 from vi.posterior import evaluate, export, plots, saved, tables
 from vi.posterior.diagnostics import Diagnostics, diagnose
+from vi.posterior.drawn import Drawn, Draws, chosen
 from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
 from vi.provenance import data_digest
@@ -21,7 +21,6 @@ from vi.random import host_generator, host_words
 from vi.status import Status
 from vi.targets import Target
 from vi.targets import target as make_target
-from vi.targets.arguments import is_data
 
 if TYPE_CHECKING:
     import arviz
@@ -29,12 +28,11 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-Draws = dict[str, np.ndarray]
 _HISTORY = ("step", "elbo", "run")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Posterior:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Posterior(Drawn):
     """An approximate posterior, how good it is, and how that is known.
 
     Attributes:
@@ -142,49 +140,7 @@ class Posterior:
         """
         return evaluate.log_prob(self.q, self.target, values)
 
-    def predictive(
-        self, key: Array, *args: Any, num_samples: int = 1000, **kwargs: Any
-    ) -> dict[str, Array]:
-        """Draws of the model's other sites given posterior draws: NumPyro's ``Predictive``.
-
-        Args:
-          key: a key.
-          *args: arguments of the model, with ``None`` for the observations to be predicted.
-          num_samples: number S of draws.
-          **kwargs: keyword arguments of the same.
-
-        Returns:
-          ``{site: (S, *shape)}``.
-
-        Raises:
-          TypeError: if the target is not a NumPyro model.
-        """
-        from numpyro.infer import Predictive
-
-        model = getattr(self.target.structure, "model", None)
-        if model is None:
-            raise TypeError(
-                "Posterior.predictive: expected a NumPyro model; the target is a plain log "
-                "density, which cannot generate data. Map your own function over sample()."
-            )
-        draw_key, predict_key = jax.random.split(key)
-        latent = set(self.target.layout.names)
-        draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
-        predict = Predictive(self.target.with_bound(model), draws)
-        as_jax = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) and is_data(x) else x
-        args, kwargs = jax.tree.map(as_jax, (args, kwargs))  # NumPy's take no traced indices
-        return predict(predict_key, *args, **kwargs)
-
-    def _constrained(self, z: Array | np.ndarray) -> Draws:
-        return jax.tree.map(np.asarray, evaluate.constrain(self.target, z))
-
     # ---- for people ------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        """The sites, and the verdict."""
-        sites = zip(self.target.layout.names, self.target.layout.shapes, strict=True)
-        named = ", ".join(f"{name}{list(shape) or ''}" for name, shape in sites)
-        return f"Posterior of {named}\n{self.verdict}"
 
     def summary(
         self, sites: list[str] | None = None, *, num_samples: int = 4000, corrected: bool = False
@@ -201,7 +157,7 @@ class Posterior:
         """
         draw = self.resample if corrected else self.sample
         draws = draw(jax.random.key(0), num_samples)
-        return tables.summary(_chosen(draws, sites, list(draws)))
+        return tables.summary(chosen(draws, sites, list(draws)))
 
     def to_datatree(
         self, num_samples: int = 1000, *, log_likelihood: bool = False
@@ -257,36 +213,9 @@ class Posterior:
         tree = self.to_datatree(num_samples, log_likelihood=log_likelihood)
         return export.for_arviz(tree)
 
-    def plot_marginals(
-        self,
-        sites: list[str] | None = None,
-        *,
-        reference: dict[str, np.ndarray] | None = None,
-        most: int = 16,
-    ) -> "Figure":
-        """Histograms of marginals; returns the matplotlib figure.
-
-        Args:
-          sites: which sites; by default the latent ones.
-          reference: ``{site: (S, *shape)}``, for instance draws of MCMC, drawn over them.
-          most: at most so many panels.
-        """
-        other = tables.scalars(reference) if reference else None
-        return plots.marginals(self._columns(sites, most), other)
-
-    def plot_pairs(self, sites: list[str] | None = None, *, most: int = 6) -> "Figure":
-        """Scatter plots of pairs of scalars; arguments and result as `plot_marginals`."""
-        return plots.pairs(self._columns(sites, most))
-
     def plot_elbo(self, axis: Any = None) -> "Figure":
         """The ELBO as the run saw it, on ``axis`` or a new one; returns the matplotlib figure."""
         return plots.trace(self.history, self.elbo, axis)
-
-    def _columns(self, sites: list[str] | None, most: int) -> Draws:
-        draws = self.sample(jax.random.key(0), 4000)
-        columns = tables.scalars(_chosen(draws, sites, self.target.layout.names))
-        moving = {name: x for name, x in columns.items() if np.ptp(x) > 0}
-        return dict(list((moving or columns).items())[:most])
 
     # ---- on disk ---------------------------------------------------------------------------
 
@@ -371,17 +300,3 @@ class Posterior:
             key=words,
             provenance=meta["provenance"],
         )
-
-
-def _chosen(draws: Draws, sites: list[str] | None, otherwise: Sequence[str]) -> Draws:
-    """The draws of some sites.
-
-    Raises:
-      ValueError: if a site is unknown.
-    """
-    unknown = sorted(set(sites or ()) - set(draws))
-    if unknown:
-        raise ValueError(
-            f"Posterior: expected sites out of {sorted(draws)}; got unknown {unknown}."
-        )
-    return {name: draws[name] for name in sites or otherwise}

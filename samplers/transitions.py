@@ -1,0 +1,120 @@
+"""The one jitted function of a NUTS run: some transitions of every chain."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.adaptation.step_size import DualAveragingAdaptationState, dual_averaging_adaptation
+from blackjax.mcmc import nuts
+from blackjax.mcmc.hmc import HMCState
+from jaxtyping import Array, Float
+
+from samplers.coordinates import NoiseTarget
+from vi.compile import quick_jit
+
+MAX_DOUBLINGS = 10  # of a trajectory: at most 1023 leapfrog steps a transition
+
+
+class Transition(NamedTuple):
+    """What is kept of a transition."""
+
+    z: Float[Array, "C T D"]  # in the base target's coordinates
+    log_density: Float[Array, "C T"]  # of the base target there
+    acceptance: Float[Array, "C T"]
+    divergent: Array
+    leapfrogs: Array
+    energy: Float[Array, "C T"]
+
+
+class Tuning(NamedTuple):
+    """What warm-up adapts: a step size for each chain, one metric for all."""
+
+    averaging: DualAveragingAdaptationState
+    inverse_mass: Float[Array, " D"]
+
+
+def begin(x: Float[Array, "C D"], target: NoiseTarget) -> HMCState:
+    """The states of chains that start at given points."""
+    return _begin(x, target)
+
+
+@quick_jit
+def _begin(x: Array, target: NoiseTarget) -> HMCState:
+    return jax.lax.map(lambda x: HMCState(x, *jax.value_and_grad(target.log_density)(x)), x)
+
+
+@partial(quick_jit, static_argnames=("length",))
+def transitions(
+    words: Array,
+    chains: HMCState,
+    tuning: Tuning,
+    adapting: Array,
+    acceptance: Array,
+    target: NoiseTarget,
+    *,
+    length: int,
+) -> tuple[HMCState, DualAveragingAdaptationState, Transition, Float[Array, "C T D"]]:
+    """``length`` NUTS transitions of every chain, one chain after another.
+
+    Chains in turns do only the work that each needs; side by side every one would wait for the
+    longest trajectory.
+
+    Args:
+      words: key data, shape ``(C, 4)``, ``uint32``.
+      chains: the states, leading axis C.
+      tuning: step sizes and metric.
+      adapting: whether step sizes move by dual averaging; if not, their averages are used.
+      acceptance: rate that the adaptation aims at.
+      target: in the coordinates of the chains.
+      length: T, transitions.
+
+    Returns:
+      States, averaging, what is kept, and the positions in the chains' coordinates.
+    """
+    kernel = nuts.build_kernel()
+    _, adapted, _ = dual_averaging_adaptation(acceptance)
+
+    def one_chain(given: tuple) -> tuple:
+        words, state, averaging = given
+        key = jax.random.wrap_key_data(words, impl="rbg")
+
+        def step(carry: tuple, key: Array) -> tuple:
+            state, averaging = carry
+            log_step = jnp.where(adapting, averaging.log_step_size, averaging.log_step_size_avg)
+            state, info = kernel(
+                key,
+                state,
+                target.log_density,
+                jnp.exp(log_step),
+                tuning.inverse_mass,
+                MAX_DOUBLINGS,
+            )
+            moved = adapted(averaging, info.acceptance_rate)
+            averaging = jax.tree.map(
+                lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), moved, averaging
+            )
+            kept = (
+                info.acceptance_rate,
+                info.is_divergent,
+                info.num_integration_steps,
+                info.energy,
+            )
+            return (state, averaging), (state.position, *kept)
+
+        carry, (x, *kept) = jax.lax.scan(step, (state, averaging), jax.random.split(key, length))
+        z = jax.vmap(target.point)(x)
+        log_density = jax.vmap(target.base.log_density)(z)
+        return *carry, Transition(z, log_density, *kept), x
+
+    return jax.lax.map(one_chain, (words, chains, tuning.averaging))
+
+
+def tuned(step_size: Any, inverse_mass: Array, num_chains: int) -> Tuning:
+    """Tuning that begins at one step size, about which dual averaging may search by a factor."""
+    log_step = jnp.full(num_chains, jnp.log(step_size), inverse_mass.dtype)
+    zero = jnp.zeros_like(log_step)
+    averaging = DualAveragingAdaptationState(
+        log_step, log_step, jnp.ones(num_chains, jnp.int32), zero, log_step + jnp.log(2.0)
+    )
+    return Tuning(averaging, inverse_mass)

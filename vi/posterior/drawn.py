@@ -1,0 +1,120 @@
+"""What every posterior offers for which draws are all that is needed."""
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from vi.posterior import evaluate, plots, tables
+from vi.posterior.verdict import Verdict
+from vi.targets import Target
+from vi.targets.arguments import is_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draws = dict[str, np.ndarray]
+
+
+class Drawn(abc.ABC):
+    """A posterior of a target that can be sampled, with a verdict on its draws."""
+
+    target: Target
+    verdict: Verdict
+
+    @abc.abstractmethod
+    def sample(self, key: Array, num_samples: int = 1000) -> Draws:
+        """Draws of all latent sites and of the deterministic sites, in the model's own space.
+
+        Args:
+          key: a key.
+          num_samples: number S of draws.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+        """
+
+    def predictive(
+        self, key: Array, *args: Any, num_samples: int = 1000, **kwargs: Any
+    ) -> dict[str, Array]:
+        """Draws of the model's other sites given posterior draws: NumPyro's ``Predictive``.
+
+        Args:
+          key: a key.
+          *args: arguments of the model, with ``None`` for the observations to be predicted.
+          num_samples: number S of draws.
+          **kwargs: keyword arguments of the same.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+
+        Raises:
+          TypeError: if the target is not a NumPyro model.
+        """
+        from numpyro.infer import Predictive
+
+        model = getattr(self.target.structure, "model", None)
+        if model is None:
+            raise TypeError(
+                f"{type(self).__name__}.predictive: expected a NumPyro model; the target is a "
+                "plain log density, which cannot generate data. Map your function over sample()."
+            )
+        draw_key, predict_key = jax.random.split(key)
+        latent = set(self.target.layout.names)
+        draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
+        predict = Predictive(self.target.with_bound(model), draws)
+        as_jax = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) and is_data(x) else x
+        args, kwargs = jax.tree.map(as_jax, (args, kwargs))  # NumPy's take no traced indices
+        return predict(predict_key, *args, **kwargs)
+
+    def _constrained(self, z: Array | np.ndarray) -> Draws:
+        return jax.tree.map(np.asarray, evaluate.constrain(self.target, z))
+
+    def __repr__(self) -> str:
+        """The sites, and the verdict."""
+        sites = zip(self.target.layout.names, self.target.layout.shapes, strict=True)
+        named = ", ".join(f"{name}{list(shape) or ''}" for name, shape in sites)
+        return f"{type(self).__name__} of {named}\n{self.verdict}"
+
+    def plot_marginals(
+        self,
+        sites: list[str] | None = None,
+        *,
+        reference: dict[str, np.ndarray] | None = None,
+        most: int = 16,
+    ) -> "Figure":
+        """Histograms of marginals; returns the matplotlib figure.
+
+        Args:
+          sites: which sites; by default the latent ones.
+          reference: ``{site: (S, *shape)}``, for instance draws of MCMC, drawn over them.
+          most: at most so many panels.
+        """
+        other = tables.scalars(reference) if reference else None
+        return plots.marginals(self._columns(sites, most), other)
+
+    def plot_pairs(self, sites: list[str] | None = None, *, most: int = 6) -> "Figure":
+        """Scatter plots of pairs of scalars; arguments and result as `plot_marginals`."""
+        return plots.pairs(self._columns(sites, most))
+
+    def _columns(self, sites: list[str] | None, most: int) -> Draws:
+        draws = self.sample(jax.random.key(0), 4000)
+        columns = tables.scalars(chosen(draws, sites, self.target.layout.names))
+        moving = {name: x for name, x in columns.items() if np.ptp(x) > 0}
+        return dict(list((moving or columns).items())[:most])
+
+
+def chosen(draws: Draws, sites: list[str] | None, otherwise: Sequence[str]) -> Draws:
+    """The draws of some sites.
+
+    Raises:
+      ValueError: if a site is unknown.
+    """
+    unknown = sorted(set(sites or ()) - set(draws))
+    if unknown:
+        raise ValueError(f"expected sites out of {sorted(draws)}; got unknown {unknown}.")
+    return {name: draws[name] for name in sites or otherwise}
