@@ -9,7 +9,7 @@ from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array
 
 from samplers.coordinates import NoiseTarget
-from samplers.transitions import Transition, Tuning, begin, transitions, tuned
+from samplers.transitions import Transition, Tuning, states_at, transitions, tuned
 from vi.errors import NonFiniteTargetError
 from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator, host_words
@@ -63,8 +63,8 @@ class NutsRun:
         dim, chains = self.target.dim, self.num_chains
         generator = host_generator(self.words, 0)
         noise = generator.standard_normal((STARTS * chains, dim)).astype(self.dtype)
-        log_p = np.asarray(_log_densities(self.target, noise), float)
-        log_w = log_p + 0.5 * np.sum(noise.astype(float) ** 2, axis=1)
+        states = jax.tree.map(np.asarray, states_at(noise, self.target))
+        log_w = states.logdensity.astype(float) + 0.5 * np.sum(noise.astype(float) ** 2, axis=1)
         log_w = np.where(np.isfinite(log_w), log_w, -np.inf)
         if not np.isfinite(log_w).any():
             raise NonFiniteTargetError(
@@ -79,8 +79,8 @@ class NutsRun:
         kept = Transition(
             nothing(dim), nothing(), nothing(), nothing(dtype=bool), nothing(dtype=int), nothing()
         )
-        state = begin(noise[chosen], self.target)
-        return NutsState(0, state, tuning, kept, chains, 0, int(Status.RUNNING))
+        states = jax.tree.map(lambda x: x[chosen], states)
+        return NutsState(0, states, tuning, kept, len(noise), 0, int(Status.RUNNING))
 
     def advance(self, state: NutsState) -> NutsState:
         """One window of warm-up, or of draws."""
@@ -115,7 +115,7 @@ class NutsRun:
         """
         log_steps = np.asarray(averaging.log_step_size_avg, float)
         step_size = self.dtype.type(math.exp(log_steps.mean()))
-        inverse_mass = state.tuning.inverse_mass
+        inverse_mass = np.asarray(state.tuning.inverse_mass)
         if state.step < self.num_warmup:
             late = x[:, x.shape[1] // 2 :].reshape(-1, x.shape[-1]).astype(float)
             count = len(late) / THINNED
@@ -145,8 +145,3 @@ class NutsRun:
             "key": key_words(self.key),
             "plan": [self.num_samples, self.num_chains, self.num_warmup, float(self.acceptance)],
         }
-
-
-@jax.jit
-def _log_densities(target: NoiseTarget, noise: Array) -> Array:
-    return jax.vmap(target.log_density)(noise)

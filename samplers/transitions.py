@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.adaptation.step_size import DualAveragingAdaptationState, dual_averaging_adaptation
 from blackjax.mcmc import nuts
 from blackjax.mcmc.hmc import HMCState
@@ -34,13 +35,9 @@ class Tuning(NamedTuple):
     inverse_mass: Float[Array, " D"]
 
 
-def begin(x: Float[Array, "C D"], target: NoiseTarget) -> HMCState:
-    """The states of chains that start at given points."""
-    return _begin(x, target)
-
-
 @quick_jit
-def _begin(x: Array, target: NoiseTarget) -> HMCState:
+def states_at(x: Float[Array, "C D"], target: NoiseTarget) -> HMCState:
+    """The states of chains at given points of the noise."""
     return jax.lax.map(lambda x: HMCState(x, *jax.value_and_grad(target.log_density)(x)), x)
 
 
@@ -110,11 +107,17 @@ def transitions(
     return jax.lax.map(one_chain, (words, chains, tuning.averaging))
 
 
-def tuned(step_size: Any, inverse_mass: Array, num_chains: int) -> Tuning:
-    """Tuning that begins at one step size, about which dual averaging may search by a factor."""
-    log_step = jnp.full(num_chains, jnp.log(step_size), inverse_mass.dtype)
-    zero = jnp.zeros_like(log_step)
+def tuned(step_size: Any, inverse_mass: np.ndarray, num_chains: int) -> Tuning:
+    """Tuning that begins at one step size, about which dual averaging may search by a factor.
+
+    NumPy in and out: nothing is compiled.
+    """
+    log_step = np.full(num_chains, np.log(step_size), inverse_mass.dtype)
     averaging = DualAveragingAdaptationState(
-        log_step, log_step, jnp.ones(num_chains, jnp.int32), zero, log_step + jnp.log(2.0)
+        log_step,
+        log_step,
+        np.ones(num_chains, np.int32),
+        np.zeros_like(log_step),
+        log_step + inverse_mass.dtype.type(np.log(2.0)),
     )
     return Tuning(averaging, inverse_mass)
