@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from samplers.convergence import Convergence, rhat_and_ess
-from samplers.transitions import Transition
+from samplers.kept import Transition
 from vi import Posterior, Target, Verdict, storage
 from vi.errors import CheckpointError
 from vi.posterior import Drawn, export, tables

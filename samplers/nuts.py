@@ -9,8 +9,7 @@ from jaxtyping import Array
 from samplers.chains import Chains
 from samplers.convergence import Convergence, bfmi, judge, rhat_and_ess
 from samplers.coordinates import noise_target
-from samplers.nuts_run import NutsRun
-from samplers.transitions import MAX_DOUBLINGS, Transition
+from samplers.kept import MAX_DOUBLINGS, Transition
 from vi import Posterior, Target, fit
 from vi import target as make_target
 from vi.clock import Clock
@@ -87,6 +86,8 @@ def nuts(
       Hoffman and Gelman (2014), "The No-U-Turn Sampler", in blackjax's multinomial, iterative
       form; coordinates as in Hoffman et al. (2019), "NeuTra-lizing bad geometry".
     """
+    from samplers.nuts_run import NutsRun
+
     _check(num_samples, num_chains, num_warmup, target_acceptance)
     clock = Clock()
     target = make_target(model, *args, **kwargs)

@@ -9,7 +9,8 @@ from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array
 
 from samplers.coordinates import NoiseTarget
-from samplers.transitions import Transition, Tuning, states_at, transitions, tuned
+from samplers.kept import Transition
+from samplers.transitions import Tuning, states_at, transitions, tuned
 from vi.errors import NonFiniteTargetError
 from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator, host_words

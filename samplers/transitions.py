@@ -12,20 +12,8 @@ from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array, Float
 
 from samplers.coordinates import NoiseTarget
+from samplers.kept import MAX_DOUBLINGS, Transition
 from vi.compile import quick_jit
-
-MAX_DOUBLINGS = 10  # of a trajectory: at most 1023 leapfrog steps a transition
-
-
-class Transition(NamedTuple):
-    """What is kept of a transition."""
-
-    z: Float[Array, "C T D"]  # in the base target's coordinates
-    log_density: Float[Array, "C T"]  # of the base target there
-    acceptance: Float[Array, "C T"]
-    divergent: Array
-    leapfrogs: Array
-    energy: Float[Array, "C T"]
 
 
 class Tuning(NamedTuple):
