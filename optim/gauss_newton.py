@@ -139,6 +139,13 @@ def curvature_factors(
     """
     outputs = oracle.outputs(x)
     shape = outputs.shape
+    losses = jax.eval_shape(oracle.row_loss, outputs)
+    if not shape or losses.shape != shape[:1]:
+        raise ValueError(
+            "gauss_newton: expected outputs of shape (R,) or (R, C) and row losses of shape (R,); "
+            f"got outputs with shape {shape} and row losses with shape {losses.shape}. Let "
+            "outputs have a row for each datum, and row_loss give one number for each row."
+        )
     rows = shape[0]
     columns = outputs.size // rows
     total = lambda h: jnp.sum(oracle.row_loss(h.reshape(shape)))

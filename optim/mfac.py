@@ -131,6 +131,8 @@ def mfac(
             share_of_mean = divide(g @ divide(mean, length), length)
             coefficients = jnp.full(num_rows, share_of_mean / num_rows)
             rest = g - share_of_mean * mean
+            rounding = 16 * jnp.finfo(g.dtype).eps * norm(g)
+            rest = jnp.where(norm(rest) > rounding, rest, 0)  # divided by λ, it would be all
         # In units of the largest norm, so that squares do not overflow.
         unit = jnp.maximum(jnp.max(fisher.norms), damping**0.5)
         share = divide(fisher.norms, unit)

@@ -120,7 +120,9 @@ def psgd(
             size = norm(h)
             factor = jnp.where((at.count == 0) & (size > 0), divide(norm(v), size) ** 0.5, 1)
             use = chosen.scale(state.factors, factor)
-            return use, chosen.fit(choice_key, use, v, h, rate)
+            # The fit does not see a common factor of v and h: in this unit no square overflows.
+            unit = jnp.where(size > 0, jnp.sqrt(norm(v)) * jnp.sqrt(size), 1)
+            return use, chosen.fit(choice_key, use, v / unit, h / unit, rate)
 
         due = at.count % period == 0
         use, fitted = jax.lax.cond(due, fit, lambda: (state.factors, state.factors))

@@ -56,7 +56,7 @@ def saddle_free_newton(
       A transformation that needs ``params`` and ``value_fn``.
 
     Complexity:
-      ``krylov_dim`` Hessian-vector products of one linearisation, O(krylov_dim² D) time and
+      ``krylov_dim`` + 1 Hessian-vector products of one linearisation, O(krylov_dim² D) time and
       O(krylov_dim D) memory; or D products, O(D³) and O(D²).
 
     Example:
