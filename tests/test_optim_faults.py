@@ -332,7 +332,6 @@ def test_complex_leaves_are_read_as_they_were_split():
 def test_extra_arguments_reach_whoever_can_use_them():
     """`MultiSteps` passes the oracle on, though its type does not say so; SAM takes no value."""
 
-
     def update(updates, state, params=None, *, value_fn=None, **extra):
         return -0.1 * value_fn.grad(params), state
 

@@ -156,7 +156,7 @@ def test_an_optimizer_that_refuses_every_step_has_not_converged(target, rate):
 
 @pytest.mark.parametrize("every", [None, 1000, 120])
 def test_rest_is_told_from_refusal(target, every):
-    """Gradients that are gathered over many steps, or a rate that is zero for long, are no stall."""
+    """Gradients gathered over many steps, or a rate that is zero for long, are no stall."""
     if every is None:
         optimizer = optax.sgd(lambda t: jnp.where(t < 300, 0.0, 0.05))
     else:
