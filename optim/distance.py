@@ -127,7 +127,7 @@ def layerwise_dog(initial_distance: float | None = None) -> optax.GradientTransf
     location and scale of a variational family it is unsafe: a leaf's steps grow with the
     distance that another leaf's motion makes it travel. On most variational problems of
     ``benchmarks/optimizers.py`` it ends 2 to 60 nats behind tuned Adam, with single runs off by
-    hundreds, and from one start it does not move. Prefer `optim.a_dog` there.
+    thousands, and from one start it does not move. Prefer `optim.a_dog` there.
 
     Args:
       initial_distance: as in `dog`, times 1 + the norm of the leaf.

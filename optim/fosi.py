@@ -52,8 +52,9 @@ def fosi(
     is then projected on the new space. Without the bound ``max_change`` it diverged on a
     hierarchical model, whose curvature changes by orders of magnitude between measurements.
     Around Adam, tuned, it was nowhere ahead of tuned Adam alone on problems of
-    ``benchmarks/optimizers.py``: 0.02 nats behind on the Gaussian and on schools, 0.13 on cancer,
-    46 on Poisson, even on schools with fixed draws.
+    ``benchmarks/optimizers.py``: even with fixed draws, 0.01 to 0.02 nats behind on the Gaussian
+    and on schools, 0.1 on cancer, 0.5 on the network, 83 on Poisson, where some seeds diverged, as
+    all did where Poisson starts far off.
 
     Args:
       key: for the start of Lanczos' iteration; may be the loop's.

@@ -54,9 +54,9 @@ def gauss_newton(
     estimators that stop some of its terms are not.
 
     With the defaults, no adaptation, and the curvature of the gradient's own four draws, it
-    diverged on two stochastic problems of ``benchmarks/optimizers.py`` (schools, Poisson), ended
-    7e4 nats behind tuned Adam on cancer, 3 on the Gaussian, and 0.2 to 0.3 on two problems with
-    fixed draws. It is for losses that are exact, or whose rows are many.
+    diverged on four stochastic problems of ``benchmarks/optimizers.py`` (schools, both Poisson, the
+    network), ended 7e4 nats behind tuned Adam on cancer, 3 on the Gaussian, and 0.2 to 0.3 on two
+    problems with fixed draws. It is for losses that are exact, or whose rows are many.
 
     The remainder's Hessian is taken to be diagonal (it is for a factorised prior, or the
     divergence from a mean-field Gaussian to one): its row sums are used. That changes the step

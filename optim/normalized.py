@@ -149,7 +149,8 @@ def nigt(
 
     Tuned, with a cosine schedule and averaged, it was on problems of
     ``benchmarks/optimizers.py`` 0.02 nats ahead of tuned Adam on cancer and 0.01 on Poisson, 0.05
-    behind on schools, and 0.6 on the Gaussian of condition 1e4.
+    behind on schools, 0.6 on the Gaussian of condition 1e4, and 2 on the network. From a start
+    with gradients of 1e9 it found the optimum, as `normalized_momentum` did and no Adam.
 
     Args:
       learning_rate: η, the length of a step, a number or an optax schedule.
