@@ -38,9 +38,9 @@ def saddle_free_newton(
 
     It is not for noisy losses: with a Krylov space of 10 and the other defaults it diverged or
     ended 6 to 5000 nats behind tuned Adam on the stochastic problems of
-    ``benchmarks/optimizers.py`` (both Poisson; Gaussian, cancer, schools, network), though the default uses the
-    curvature of the previous step, which shares no sample with the gradient. On fixed draws it
-    was as good as tuned Adam. For losses without noise choose "same": where an eigenvalue
+    ``benchmarks/optimizers.py`` (both Poisson; Gaussian, cancer, schools, network), though the
+    default uses the curvature of the previous step, which shares no sample with the gradient. On
+    fixed draws it was as good as tuned Adam. For losses without noise choose "same": where an eigenvalue
     crosses zero, the previous step's is too small and the step too long.
 
     Args:
