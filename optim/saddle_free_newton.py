@@ -40,8 +40,8 @@ def saddle_free_newton(
     ended 6 to 5000 nats behind tuned Adam on the stochastic problems of
     ``benchmarks/optimizers.py`` (both Poisson; Gaussian, cancer, schools, network), though the
     default uses the curvature of the previous step, which shares no sample with the gradient. On
-    fixed draws it was as good as tuned Adam. For losses without noise choose "same": where an eigenvalue
-    crosses zero, the previous step's is too small and the step too long.
+    fixed draws it was as good as tuned Adam. For losses without noise choose "same": where an
+    eigenvalue crosses zero, the previous step's is too small and the step too long.
 
     Args:
       learning_rate: ρ, a number or a schedule.
