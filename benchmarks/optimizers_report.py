@@ -125,7 +125,7 @@ def markdown(results: dict) -> str:
         "has one, was chosen by three other seeds from five rates, or, where the best of them was",
         "at an end, from ten or fifteen: fifteen further runs or more. Methods without a chosen",
         "rate below were not tuned at all. A Hessian-vector product counts as two",
-        "gradients; L-BFGS pays for its draws and line searches.",
+        "gradients; L-BFGS pays for its draws and line searches. A dash: does not apply, or not run.",
         "",
         *[f"- **{name}**: {p['about']}; {p['budget']} gradients." for name, p in results.items()],
         "",
