@@ -54,8 +54,8 @@ def psgd(
     far from the optimum of a target with an exponential link. With low rank, a tuned rate and a
     cosine schedule it was within 0.03 nats of tuned Adam on four problems of
     ``benchmarks/optimizers.py`` (Gaussian, schools, the two with fixed draws), 0.4 behind on
-    cancer, 8 on Poisson, 11 on the network, and lost from a start with gradients of 1e9, at three
-    gradients a step.
+    cancer, 8 on Poisson, 11 on the network, and lost from a start with gradients of 1e9 and at 1e5
+    coordinates, at three gradients a step.
 
     Args:
       key: for the probes v; may be the loop's.
