@@ -45,6 +45,14 @@ def scale_by_norm_power(power: float = 1.0) -> optax.GradientTransformationExtra
     Complexity:
       O(D).
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from optim import scale_by_norm_power
+      >>> half = scale_by_norm_power(0.5)
+      >>> updates, state = half.update(jnp.array([0.0, 16.0]), half.init(jnp.zeros(2)))
+      >>> updates.tolist()
+      [0.0, 4.0]
+
     Reference:
       Chen, Zhou, Liang and Lu (2023), "Generalized-smooth nonconvex optimization is as efficient
       as smooth nonconvex optimization", Algorithm 1 (β-GD).
@@ -164,6 +172,17 @@ def nigt(
 
     Complexity:
       Two copies of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from optim import eval_params, nigt
+      >>> optimizer, x = nigt(optax.cosine_decay_schedule(0.3, 60)), jnp.array([3.0, 4.0])
+      >>> state = optimizer.init(x)
+      >>> for _ in range(60):
+      ...     updates, state = optimizer.update(x, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(jnp.linalg.norm(eval_params(state, x)) < 0.05)
+      True
 
     Reference:
       Cutkosky and Mehta (2020), "Momentum improves normalized SGD", Algorithm 1 (NIGT).
