@@ -81,7 +81,7 @@ METHODS: dict[str, Method] = {
     "fosi": Method(
         "FOSI around Adam, cosine, averaged",
         *(_cosine(lambda rate: optim.fosi(KEY, optax.adam(rate))), WIDE),
-        cost=lambda dim, parameters: 1.0 + HVP * 40 / 100,  # 40 products every 100 steps
+        cost=lambda dim, parameters: 1.0 + HVP * 41 / 100,  # 41 products every 100 steps
     ),
     "mfac": Method(
         "M-FAC, cosine, averaged",
@@ -117,7 +117,7 @@ METHODS: dict[str, Method] = {
     "saddle_free_newton": Method(
         "saddle-free Newton (Krylov 10), averaged",
         _averaged(lambda *_: optim.saddle_free_newton(krylov_dim=10)),
-        cost=lambda dim, parameters: 1.0 + 10 * HVP,
+        cost=lambda dim, parameters: 1.0 + 11 * HVP,
         extend=3,
     ),
     "gauss_newton": Method(

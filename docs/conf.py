@@ -31,6 +31,7 @@ extensions = [
     "api",
     "citations",
     "methods",
+    "optimizers",
 ]
 exclude_patterns = ["_build", "_templates", "_ext"]
 templates_path = ["_templates"]

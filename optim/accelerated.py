@@ -48,7 +48,7 @@ def a_dog(
     This is the variant with one gradient a step that the paper uses in practice, AcceleGrad with
     distance-over-gradient steps; the guarantee (error of order β d₀²/T² + σ d₀/√T for convex
     losses, up to logarithms, without knowing β, σ or d₀) is proved for its sibling of two
-    gradients, U-DoG. As in `optim.dog`, no momentum belongs before it.
+    gradients, U-DoG, which is left out. As in `optim.dog`, no momentum belongs before it.
 
     By itself it freezes when the first gradients are astronomic, and is thrown out by a single
     huge one, as variational objectives have them where a scale comes near zero: on two

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from optim.solution import eval_params
-from optim.steps import no_steps, settle
+from optim.steps import no_steps, settle, with_extra_args
 from optim.tree import needs_params, wide
 
 
@@ -62,7 +62,7 @@ def polynomial_average(
       >>> bool(jnp.all(jnp.abs(average_params(state, x)) < 1e-2))
       True
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = with_extra_args(inner)
 
     def init(params: optax.Params) -> PolynomialAverageState:
         return PolynomialAverageState(**no_steps(), average=wide(params), inner=inner.init(params))

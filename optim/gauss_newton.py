@@ -54,9 +54,9 @@ def gauss_newton(
     estimators that stop some of its terms are not.
 
     With the defaults, no adaptation, and the curvature of the gradient's own four draws, it
-    diverged on two stochastic problems of ``benchmarks/optimizers.py`` (schools, Poisson), ended
-    7e4 nats behind tuned Adam on cancer, 3 on the Gaussian, and 0.2 to 0.3 on two problems with
-    fixed draws. It is for losses that are exact, or whose rows are many.
+    diverged on four stochastic problems of ``benchmarks/optimizers.py`` (schools, both Poisson, the
+    network), ended 7e4 nats behind tuned Adam on cancer, 3 on the Gaussian, and 0.2 to 0.3 on two
+    problems with fixed draws. It is for losses that are exact, or whose rows are many.
 
     The remainder's Hessian is taken to be diagonal (it is for a factorised prior, or the
     divergence from a mean-field Gaussian to one): its row sums are used. That changes the step
@@ -139,6 +139,13 @@ def curvature_factors(
     """
     outputs = oracle.outputs(x)
     shape = outputs.shape
+    losses = jax.eval_shape(oracle.row_loss, outputs)
+    if not shape or losses.shape != shape[:1]:
+        raise ValueError(
+            "gauss_newton: expected outputs of shape (R,) or (R, C) and row losses of shape (R,); "
+            f"got outputs with shape {shape} and row losses with shape {losses.shape}. Let "
+            "outputs have a row for each datum, and row_loss give one number for each row."
+        )
     rows = shape[0]
     columns = outputs.size // rows
     total = lambda h: jnp.sum(oracle.row_loss(h.reshape(shape)))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from optim.tree import divide, norm
+
 
 class Ritz(NamedTuple):
     """Approximate eigenpairs; those that are not valid are zero."""
@@ -29,7 +31,7 @@ def lanczos(
     Args:
       product: v -> Av, with A symmetric.
       start: first vector; if it is zero, no pair is valid.
-      num_products: products with A, and the most pairs there can be; at most D are made.
+      num_products: dimension of the space, and the most pairs there can be; at most D.
 
     Returns:
       The pairs, in no particular order.
@@ -38,7 +40,7 @@ def lanczos(
       ImportError: if matfree is not installed.
 
     Complexity:
-      O(K² D) time beside the products, O(K D) memory.
+      K + 1 products, the first for the scale of A, and O(K² D) time; O(K D) memory.
     """
     try:
         from matfree import decomp
@@ -48,8 +50,11 @@ def lanczos(
             "'kullback[linalg]'."
         ) from error
     num = min(num_products, len(start))
+    start = divide(start, norm(start))
+    size = norm(product(start))
+    unit = jnp.where(size > 0, size, 1)  # in which no square overflows
     decompose = decomp.tridiag_sym(num, reortho="full", custom_vjp=False)
-    basis, small = map(jnp.asarray, decompose(product, start)[:2])
+    basis, small = map(jnp.asarray, decompose(lambda v: product(v) / unit, start)[:2])
     gram = basis @ basis.T - jnp.eye(num, dtype=start.dtype)
     orthonormal = jnp.abs(jnp.tril(gram)) <= _TOLERANCE
     valid = jnp.cumprod(jnp.all(orthonormal, axis=1)).astype(bool)
@@ -59,7 +64,7 @@ def lanczos(
     outside = 4 * jnp.max(jnp.abs(small)) + 1
     values, vectors = jnp.linalg.eigh(small + jnp.diag(jnp.where(valid, 0, outside)))
     found = jnp.arange(num) < jnp.sum(valid)
-    values = jnp.where(found, values, 0)
+    values = jnp.where(found, unit * values, 0)
     return Ritz(values, jnp.where(found[:, None], vectors.T @ basis, 0), found)
 
 

@@ -87,8 +87,9 @@ class Sphere(Manifold):
     """
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """At least one axis."""
-        self._expect("vectors along a last axis", shape, met=len(shape) >= 1)
+        """A last axis that is not empty."""
+        met = len(shape) >= 1 and shape[-1] > 0
+        self._expect("vectors of at least one entry along a last axis", shape, met=met)
 
     def gradient(self, x: Array, gradient: Array) -> Array:
         """``g - ⟨x, g⟩ x``."""

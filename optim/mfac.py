@@ -51,8 +51,9 @@ def mfac(
     is the covariance of the noise; of one without noise it vanishes at the optimum, where steps
     of a constant rate cycle until ``damping`` takes over. On problems of
     ``benchmarks/optimizers.py``, with a cosine schedule of a rate that had to be looked for
-    between 0.3 and 30, it ended 12 nats behind tuned Adam on the Gaussian, 0.03 on schools, and
-    even on schools with fixed draws.
+    between 0.3 and 30, it ended 12 nats behind tuned Adam on the Gaussian, 112 on cancer, 0.03 on
+    schools, 0.2 on Poisson, 1.4 on the network, and about even with fixed draws; it did not get
+    away from a start with gradients of 1e9.
 
     Args:
       learning_rate: ρ, a number or a schedule.
@@ -131,6 +132,8 @@ def mfac(
             share_of_mean = divide(g @ divide(mean, length), length)
             coefficients = jnp.full(num_rows, share_of_mean / num_rows)
             rest = g - share_of_mean * mean
+            rounding = 16 * jnp.finfo(g.dtype).eps * norm(g)
+            rest = jnp.where(norm(rest) > rounding, rest, 0)  # divided by λ, it would be all
         # In units of the largest norm, so that squares do not overflow.
         unit = jnp.maximum(jnp.max(fisher.norms), damping**0.5)
         share = divide(fisher.norms, unit)

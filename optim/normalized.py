@@ -45,6 +45,14 @@ def scale_by_norm_power(power: float = 1.0) -> optax.GradientTransformationExtra
     Complexity:
       O(D).
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from optim import scale_by_norm_power
+      >>> half = scale_by_norm_power(0.5)
+      >>> updates, state = half.update(jnp.array([0.0, 16.0]), half.init(jnp.zeros(2)))
+      >>> updates.tolist()
+      [0.0, 4.0]
+
     Reference:
       Chen, Zhou, Liang and Lu (2023), "Generalized-smooth nonconvex optimization is as efficient
       as smooth nonconvex optimization", Algorithm 1 (β-GD).
@@ -149,7 +157,8 @@ def nigt(
 
     Tuned, with a cosine schedule and averaged, it was on problems of
     ``benchmarks/optimizers.py`` 0.02 nats ahead of tuned Adam on cancer and 0.01 on Poisson, 0.05
-    behind on schools, and 0.6 on the Gaussian of condition 1e4.
+    behind on schools, 0.6 on the Gaussian of condition 1e4, and 2 on the network. From a start
+    with gradients of 1e9 it found the optimum, as `normalized_momentum` did and no Adam.
 
     Args:
       learning_rate: η, the length of a step, a number or an optax schedule.
@@ -163,6 +172,17 @@ def nigt(
 
     Complexity:
       Two copies of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from optim import eval_params, nigt
+      >>> optimizer, x = nigt(optax.cosine_decay_schedule(0.3, 60)), jnp.array([3.0, 4.0])
+      >>> state = optimizer.init(x)
+      >>> for _ in range(60):
+      ...     updates, state = optimizer.update(x, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(jnp.linalg.norm(eval_params(state, x)) < 0.05)
+      True
 
     Reference:
       Cutkosky and Mehta (2020), "Momentum improves normalized SGD", Algorithm 1 (NIGT).

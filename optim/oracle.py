@@ -198,6 +198,11 @@ class Oracle:
     def per_example_grads(self, params: Any) -> Float[Array, "N D"]:
         """Gradients of `per_example` over the raveled parameters; N reverse passes."""
         losses, pull = jax.vjp(self._get("per_example"), params)
+        if losses.ndim != 1:
+            raise ValueError(
+                "Oracle.per_example: expected a vector of losses, one for each example; got shape "
+                f"{losses.shape}."
+            )
         basis = jnp.eye(len(losses), dtype=losses.dtype)
         return jax.vmap(lambda e: ravel(pull(e)[0])[0])(basis)
 

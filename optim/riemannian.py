@@ -210,6 +210,9 @@ def riemannian_amsgrad(
     gradients slow it down for good. Arguments, returns, errors and reference as
     `riemannian_adam`; the paper's RAMSGrad, with bias corrections as in
     ``optax.amsgrad``.
+
+    Complexity:
+      A tangent and two numbers a point; time is the manifold's.
     """
     accumulate = _largest(_exponential(b2))
     return _transformation(
@@ -226,6 +229,9 @@ def riemannian_adagrad(
        x_{t+1} = R_{x_t}\Big(-η_t \frac{g_t}{\sqrt{v_t} + ε}\Big)
 
     Arguments, returns, errors and reference as `riemannian_adam`.
+
+    Complexity:
+      A tangent and a number a point; time is the manifold's.
     """
     return _transformation("riemannian_adagrad", learning_rate, manifolds, 0.0, _total, eps)
 

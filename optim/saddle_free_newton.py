@@ -37,11 +37,11 @@ def saddle_free_newton(
     space the second term vanishes and both forms agree.
 
     It is not for noisy losses: with a Krylov space of 10 and the other defaults it diverged or
-    ended 4 to 2000 nats behind tuned Adam on the stochastic problems of
-    ``benchmarks/optimizers.py`` (Gaussian, cancer, schools, Poisson), though the default uses the
-    curvature of the previous step, which shares no sample with the gradient. On fixed draws it
-    was as good as tuned Adam. For losses without noise choose "same": where an eigenvalue
-    crosses zero, the previous step's is too small and the step too long.
+    ended 6 to 5000 nats behind tuned Adam on the stochastic problems of
+    ``benchmarks/optimizers.py`` (both Poisson; Gaussian, cancer, schools, network), though the
+    default uses the curvature of the previous step, which shares no sample with the gradient. On
+    fixed draws it was as good as tuned Adam. For losses without noise choose "same": where an
+    eigenvalue crosses zero, the previous step's is too small and the step too long.
 
     Args:
       learning_rate: ρ, a number or a schedule.
@@ -56,7 +56,7 @@ def saddle_free_newton(
       A transformation that needs ``params`` and ``value_fn``.
 
     Complexity:
-      ``krylov_dim`` Hessian-vector products of one linearisation, O(krylov_dim² D) time and
+      ``krylov_dim`` + 1 Hessian-vector products of one linearisation, O(krylov_dim² D) time and
       O(krylov_dim D) memory; or D products, O(D³) and O(D²).
 
     Example:

@@ -13,6 +13,16 @@ def _holds(state: Any) -> bool:
     return hasattr(type(state), "solution") or isinstance(state, ScheduleFreeState)
 
 
+def _is_whole(node: Any) -> bool:
+    """Whether a node of a solution stands for one leaf of the parameters."""
+    return is_masked(node) or _is_pair(node)
+
+
+def _is_pair(node: Any) -> bool:
+    """Whether a node is what ``optax.contrib.split_real_and_imaginary`` makes of a complex leaf."""
+    return getattr(node, "_fields", ()) == ("real", "imaginary")
+
+
 def _solution(state: Any, params: Any) -> Any:
     if not isinstance(state, ScheduleFreeState):
         return state.solution
@@ -28,7 +38,8 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     answer at another. Such states have a ``solution``, a tree like the parameters (those of
     `polynomial_average`, `a_dog` and `nigt` do), or are those of ``optax.contrib.schedule_free``;
     they are found wherever they are within ``state``: in a chain, or under ``optax.masked`` or
-    ``optax.partition``, for the leaves they are in charge of. Of nested ones the outermost counts.
+    ``optax.partition``, for the leaves they are in charge of, or under
+    ``optax.contrib.split_real_and_imaginary``. Of nested ones the outermost counts.
 
     Args:
       state: the state of any optax transformation.
@@ -50,10 +61,13 @@ def eval_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     """
     for part in jax.tree.leaves(state, is_leaf=_holds):
         if _holds(part):
-            params = jax.tree.map(
-                lambda s, p: p if is_masked(s) else cast_like(s, p),
-                _solution(part, params),
-                params,
-                is_leaf=is_masked,
-            )
+            params = jax.tree.map(_read, _solution(part, params), params, is_leaf=_is_whole)
     return params
+
+
+def _read(solution: Any, params: Any) -> Any:
+    if is_masked(solution):
+        return params
+    if _is_pair(solution) and not _is_pair(params):
+        solution = solution.real + 1j * solution.imaginary
+    return cast_like(solution, params)

@@ -40,7 +40,7 @@ def spectral_density(
       key: for the starts.
       loss: an `Oracle`, or a function of the parameters.
       params: where.
-      num_products: Hessian-vector products for each start.
+      num_products: dimension of the Krylov space of each start.
       num_probes: P, number of starts.
 
     Returns:
@@ -50,7 +50,7 @@ def spectral_density(
       ImportError: if matfree is not installed.
 
     Complexity:
-      P ``num_products`` products of one linearisation; memory of P ``num_products`` vectors.
+      P (``num_products`` + 1) products of one linearisation; memory of P ``num_products`` vectors.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -127,7 +127,7 @@ def batch_curvature(
       MissingOracleError: if the loss does not declare ``fresh``.
 
     Complexity:
-      ``num_products`` + 2 ``num_probes`` Hessian-vector products.
+      ``num_products`` + 1 + 2 ``num_probes`` Hessian-vector products.
 
     Example:
       >>> import jax, jax.numpy as jnp

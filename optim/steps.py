@@ -1,5 +1,6 @@
 """What all optimizers of `optim` share from step to step: skips, step numbers, keys, rates."""
 
+import inspect
 import zlib
 from typing import Any, TypeVar
 
@@ -50,6 +51,24 @@ def no_steps() -> dict[str, Array]:
 def rate_at(learning_rate: optax.ScalarOrSchedule, count: Array) -> Array:
     """The number, or the schedule's value at a step."""
     return jnp.asarray(learning_rate(count) if callable(learning_rate) else learning_rate)
+
+
+def with_extra_args(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation, such that it takes any extra arguments and gets those it can use.
+
+    Unlike ``optax.with_extra_args_support`` it goes by the signature of ``update``, not by the
+    type: ``optax.MultiSteps`` passes extra arguments on, and has neither of optax's two types.
+    """
+    parameters = inspect.signature(optimizer.update).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        known = extra if takes_all else {k: v for k, v in extra.items() if k in parameters}
+        return optimizer.update(updates, state, params, **known)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def step_key(key: Array, purpose: str, t: Array | int) -> Array:

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from optim.oracle import Oracle, as_oracle
+from optim.steps import with_extra_args
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def make_step(
       >>> bool(jnp.allclose(x, 1.0)), float(value) < 1e-6
       (True, True)
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = with_extra_args(optimizer)
 
     def step(
         key: Array, params: Any, state: optax.OptState, *args: Any
@@ -71,7 +72,7 @@ def apply_oracle(train_state: T, oracle: Oracle) -> tuple[T, Float[Array, ""]]:
       The new train state, and the loss before the step.
     """
     old: Any = train_state
-    optimizer = optax.with_extra_args_support(old.tx)
+    optimizer = with_extra_args(old.tx)
     params, opt_state, value = _step(oracle, optimizer, old.params, old.opt_state)
     return old.replace(step=old.step + 1, params=params, opt_state=opt_state), value
 

@@ -20,7 +20,9 @@ def _wider(x: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ComplexParameterError(
             f"optim: expected real parameters and gradients; got a leaf with shape {jnp.shape(x)} "
-            f"and dtype {dtype}. Wrap the optimizer in optax.contrib.split_real_and_imaginary."
+            f"and dtype {dtype}. Wrap all of the optimizer in "
+            "optax.contrib.split_real_and_imaginary, or, if it needs value_fn, which that does not "
+            "pass on, hold real and imaginary parts as leaves of their own."
         )
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
 

@@ -232,7 +232,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
         optim.normalized_momentum, {"learning_rate": 0.1, "power": 0.5}
     ),
     "nigt": Transformation(optim.nigt, {"learning_rate": 0.05, "decay": 0.9}),
-    "norm_power": Transformation(_norm_power, {"power": 0.5}),
+    "scale_by_norm_power": Transformation(_norm_power, {"power": 0.5}),
     # Below 1, so that it clips at every step.
     "clip_by_ema_norm": Transformation(_clipped, {"factor": 0.9, "decay": 0.9}, ratio=0.2),
     "riemannian_adam": _riemannian(optim.riemannian_adam, 0.05),

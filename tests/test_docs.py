@@ -78,6 +78,7 @@ NUMBERS = [
     (INSIDE, "Adam with learning rate {plan.LEARNING_RATE}."),
     (INSIDE, "chunks of {stochastic.CHUNK} steps, after {stochastic.LOOKS} of them"),
     (INSIDE, "rises by less than {stochastic.TOLERANCE} nats"),
+    (INSIDE, "has not moved for {stochastic.MAX_RESTS} steps in a row"),
     (INSIDE, "falls {plan.DECAYS} times to {stochastic.DECAY} of itself"),
 ]
 

@@ -41,6 +41,16 @@ def test_is_its_formula(largest, smallest, cap, x64):
         assert np.allclose(found[t][0], x, rtol=1e-7, atol=1e-9)
 
 
+def test_no_pair_is_taken_twice():
+    """A multiple of the identity has one pair in any Krylov space, not one at either end."""
+    f = Oracle(lambda x: jnp.sum(x**2))
+    optimizer = fosi(KEY, optax.sgd(0.1), num_largest=2, num_smallest=2, warmup=0)
+    _, state = iterates(optimizer, lambda t: f, jnp.linspace(-1.0, 2.0, 10), 1)[-1]
+    vectors, there = np.asarray(state.inner.vectors), np.asarray(state.inner.values) != 0
+    assert 1 <= there.sum() < 4
+    assert np.allclose(vectors @ vectors.T, np.diag(there), atol=1e-3)
+
+
 def test_base_gets_trees_and_extra_arguments():
     """A base with a line search; the parameters are a tree in half precision."""
     seen = {}

@@ -147,6 +147,19 @@ def test_refusals():
     optimizer = gauss_newton()
     with pytest.raises(ValueError, match="declares outputs"):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2), value_fn=jnp.sum)
+    x = jnp.ones(3)
+    wrong = {
+        r"\(\) and row losses with shape \(\)": (jnp.sum, jnp.square),
+        r"\(3,\) and row losses with shape \(\)": (jnp.sin, jnp.sum),
+        r"\(4, 3\) and row losses with shape \(3,\)": (
+            lambda x: jnp.outer(jnp.ones(4), x),
+            lambda h: jnp.sum(h, axis=0),
+        ),
+    }
+    for match, parts in wrong.items():
+        oracle = Oracle.composite(*parts)
+        with pytest.raises(ValueError, match=f"gauss_newton: .* got outputs with shape {match}"):
+            optimizer.update(x, optimizer.init(x), x, value_fn=oracle)
     with pytest.raises(ValueError, match="expected a number as damping"):
         gauss_newton(damping=lambda t: t, adaptive=True)
     with pytest.raises(ValueError, match=r"gauss_newton: .* optax.MultiSteps"):

@@ -335,7 +335,8 @@ def test_off_the_manifold_is_projected_once_then_an_error(x64):
 
 
 def test_wrong_shapes_are_refused():
-    for manifold, shape in ((Sphere(), ()), (Stiefel(), (2, 3)), (AffineInvariant(), (2, 3))):
+    wrong = ((Sphere(), ()), (Sphere(), (0,)), (Stiefel(), (2, 3)), (AffineInvariant(), (2, 3)))
+    for manifold, shape in wrong:
         with pytest.raises(ValueError, match=r"expected .*; got a leaf with shape"):
             optim.riemannian_adam(0.1, manifold).init(jnp.ones(shape))
     x = jnp.ones(3)

@@ -188,6 +188,45 @@ def test_mfac_in_many_dimensions():
     assert np.linalg.norm(updates - expected) < 1e-2 * np.linalg.norm(expected)
 
 
+def test_mfac_of_examples_in_many_dimensions():
+    """The gradient is the mean of the rows: what rounding leaves of it is not divided by λ."""
+    rng = np.random.default_rng(1)
+    D, M = 100_000, 3
+    X = (rng.normal(size=(M, D)) * 1e-2 + 1).astype(np.float32)
+    losses = lambda w: 0.5 * (X @ w) ** 2 + 3 * (X @ w)
+    oracle = Oracle(lambda w: jnp.mean(losses(w)), per_example=losses)
+    optimizer = optim.mfac(
+        1.0, rows="per_example", num_rows=M, momentum=0.0, damping=0.0, max_change=1e9
+    )
+    w = jnp.zeros(D)
+    move = lambda w: optimizer.update(oracle.grad(w), optimizer.init(w), w, value_fn=oracle)[0]
+    G = 3 * X.astype(np.float64)
+    gram = G @ G.T
+    lam = 1e-2 * np.trace(gram) / (M * D)
+    expected = -np.linalg.solve(gram + M * lam * np.eye(M), np.ones(M)) @ G
+    assert np.linalg.norm(jax.jit(move)(w) - expected) < 1e-2 * np.linalg.norm(expected)
+
+
+def test_psgd_recovers_from_a_start_without_curvature():
+    """Q is scaled where there is nothing to scale it by; then curvature of 1e20 comes."""
+    optimizer = optim.psgd(KEY, 0.1, group="diagonal")
+
+    @jax.jit
+    def end(x):
+        def body(carry, factor):
+            x, state = carry
+            f = Oracle(lambda x: factor * LOSS(x))
+            updates, state = optimizer.update(f.grad(x), state, x, value_fn=f)
+            return (x + updates, state), None
+
+        factors = jnp.full(200, 1e20).at[0].set(0.0)
+        return jax.lax.scan(body, (x, optimizer.init(x)), factors)[0]
+
+    x, state = end(X0)
+    assert int(state.skipped) == 0
+    assert np.linalg.norm(x) < 0.8 * np.linalg.norm(X0)
+
+
 # ---- what a base, or a loop, gets to see -------------------------------------------------------
 
 
@@ -271,6 +310,38 @@ def test_schedule_free_is_read_like_ours():
     found = eval_params(state, params)
     assert not np.allclose(found["a"], params["a"], rtol=1e-3)
     assert np.array_equal(found["b"], params["b"])
+
+
+def test_complex_leaves_are_read_as_they_were_split():
+    """A solution of real and imaginary parts is that of complex parameters."""
+    z, target = {"z": jnp.array([3.0 + 4.0j, -1.0j]), "x": jnp.ones(2)}, 1.0 + 2.0j
+    inner = optim.polynomial_average(optim.a_dog(0.1))
+    optimizer = optax.contrib.split_real_and_imaginary(inner)
+    state = optimizer.init(z)
+    for _ in range(60):
+        grads = {"z": 2 * (z["z"] - target), "x": 2 * z["x"]}
+        updates, state = optimizer.update(grads, state, z)
+        z = optax.apply_updates(z, updates)
+    found = eval_params(state, z)
+    assert found["z"].dtype == z["z"].dtype
+    assert np.allclose(found["z"], target, atol=0.1)
+    assert np.allclose(found["x"], 0, atol=0.1)
+    assert not np.array_equal(found["z"], z["z"])
+
+
+def test_extra_arguments_reach_whoever_can_use_them():
+    """`MultiSteps` passes the oracle on, though its type does not say so; SAM takes no value."""
+
+    def update(updates, state, params=None, *, value_fn=None, **extra):
+        return -0.1 * value_fn.grad(params), state
+
+    asking = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    sharpness_aware = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01))
+    for optimizer in (optax.MultiSteps(asking, 1), sharpness_aware):
+        step = jax.jit(optim.make_step(lambda key: Oracle(LOSS), optimizer))
+        x, _, value = step(KEY, X0, optimizer.init(X0))
+        assert np.isclose(value, LOSS(X0))
+        assert not np.array_equal(x, X0)
 
 
 def test_accumulation_is_refused_also_through_wrappers():

@@ -127,6 +127,8 @@ def test_what_is_missing_is_named_when_tracing():
         as_oracle(None, "psgd")
     with pytest.raises(MissingOracleError, match=r"Oracle\.composite"):
         jax.eval_shape(lambda x: as_oracle(loss, "gauss_newton", ("outputs",))(x), TREE)
+    with pytest.raises(ValueError, match=r"Oracle.per_example: .*; got shape \(\)"):
+        Oracle(loss, per_example=loss).per_example_grads(TREE)
     full = Oracle(loss, constraints=lambda t: t["a"] - 1, lower_bound=-3)
     assert float(full.lower_bound) == -3
     assert np.allclose(full.constraints(TREE), TREE["a"] - 1)

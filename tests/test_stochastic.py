@@ -11,7 +11,7 @@ import pytest
 import vi
 from tests import models
 from vi.status import Status
-from vi.stochastic import LOOKS, StochasticRun, settled
+from vi.stochastic import LOOKS, MAX_RESTS, StochasticRun, settled
 from vi.structural import structural_key
 from vi.targets.point import PointTarget
 
@@ -148,10 +148,24 @@ def test_an_optimizer_that_refuses_every_step_has_not_converged(target, rate):
     assert np.allclose(algorithm.result(state).loc, 0, atol=1e-10)
     if rate == 0:
         assert state.status == Status.STALLED
-        assert int(state.step) < 100
+        assert int(state.step) == 200
         assert "stopped moving short" in Status.STALLED.message
     else:
         assert state.status == Status.MAX_STEPS
+
+
+@pytest.mark.parametrize("every", [None, 1000, 120])
+def test_rest_is_told_from_refusal(target, every):
+    """Gradients gathered over many steps, or a rate that is zero for long, are no stall."""
+    if every is None:
+        optimizer = optax.sgd(lambda t: jnp.where(t < 300, 0.0, 0.05))
+    else:
+        optimizer = optax.MultiSteps(optax.sgd(0.05), every).gradient_transformation()
+    _, state = run(target, vi.mean_field(4), optimizer=optimizer, num_steps=1100)
+    stalled = every == 1000
+    assert state.status == (Status.STALLED if stalled else Status.MAX_STEPS)
+    assert int(state.step) == (MAX_RESTS if stalled else 1100)
+    assert np.any(state.q.loc != 0) != stalled
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0])

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from numpyro.optim import _NumPyroOptim
 
 from optim import Oracle
+from optim.steps import with_extra_args
 
 
 class OracleOptimizer(_NumPyroOptim):
@@ -37,7 +38,7 @@ class OracleOptimizer(_NumPyroOptim):
     """
 
     def __init__(self, transformation: optax.GradientTransformation):
-        self._optimizer = optax.with_extra_args_support(transformation)
+        self._optimizer = with_extra_args(transformation)
         self.get_params_fn = lambda state: state[0]
         self.init_fn = lambda params: (params, transformation.init(params))
         self.update_with_value = True

@@ -22,8 +22,10 @@ from vi.structural import structural_key
 from vi.targets import Target
 
 CHUNK = 100  # steps
-MAX_SKIPS = 50  # steps in a row that are not finite, or do not move though the gradient is not 0
+MAX_SKIPS = 50  # steps in a row that are not finite
 LOOKS = (12, 18, 27, 40, 60, 90)  # chunks after which the stopping test looks
+# Steps in a row that do not move though the gradient is not 0: what the first look compares.
+MAX_RESTS = LOOKS[0] // 3 * CHUNK
 TOLERANCE = 0.05  # nats by which the ELBO may still rise from one third of them to the next
 DECAY = 0.3  # of the learning rate, each time the test finds that the ELBO has stopped rising
 CONFIDENCE = 2.394  # one-sided 5 %, shared among the looks
@@ -36,7 +38,8 @@ class StochasticState(NamedTuple):
     step: Array
     q: Any
     optimizer: Any  # the state of polynomial_average
-    skips: Array
+    skips: Array  # steps in a row that were not finite
+    rests: Array  # steps in a row that did not move
     status: Array
     elbos: np.ndarray  # mean of each chunk
     steps: np.ndarray  # at the end of each chunk
@@ -97,19 +100,19 @@ class StochasticRun:
         state = self.init(self.q)
         nothing = np.zeros(0), np.zeros(0, int)
         states = self.estimator.running if isinstance(self.estimator, Objective) else {}
-        return StochasticState(none, self.q, state, none, running, *nothing, 0, 0, 0, states)
+        return StochasticState(none, self.q, state, none, none, running, *nothing, 0, 0, 0, states)
 
     def advance(self, state: StochasticState) -> StochasticState:
         """Take up to `CHUNK` steps."""
         before = int(state.step)
         arrays, losses = self.chunk(
             fast_key(self.key),
-            (state.step, state.q, state.optimizer, state.skips, state.status, state.running),
+            _arrays(state),
             self.target,
             self.estimator,
             np.int32(self.num_steps),
         )
-        step, q, optimizer, skips, status, running = arrays
+        step, q, optimizer, skips, rests, status, running = arrays
         taken = int(step) - before
         losses = np.asarray(losses, float)[:taken]
         kept = losses[np.isfinite(losses)]
@@ -118,6 +121,7 @@ class StochasticRun:
             q=q,
             optimizer=optimizer,
             skips=skips,
+            rests=rests,
             status=status,
             elbos=np.append(state.elbos, -kept.mean() if len(kept) else math.nan),
             steps=np.append(state.steps, int(step)),
@@ -126,14 +130,16 @@ class StochasticRun:
             since=state.since,
             running=running,
         )
-        if state.status == Status.STALLED and not self._could_move(state):
-            return state._replace(status=np.int32(Status.CONVERGED))
-        if state.status != Status.RUNNING:
+        ending = int(state.step) >= self.num_steps
+        if state.status == Status.NONFINITE:
             return state
+        if state.status == Status.STALLED or (ending and int(state.rests) == int(state.step)):
+            ended = Status.STALLED if self._could_move(state) else Status.CONVERGED
+            return state._replace(status=np.int32(ended))
         rested = settled(state.elbos[state.since :])
-        if int(state.step) < self.num_steps and not (self.testing and rested):
+        if not ending and not (self.testing and rested):
             return state
-        if int(state.step) < self.num_steps and state.decays < self.decays:
+        if not ending and state.decays < self.decays:
             return self._slower(state)
         ended = Status.CONVERGED if rested and state.decays == self.decays else Status.MAX_STEPS
         return state._replace(status=np.int32(ended))
@@ -180,10 +186,9 @@ class StochasticRun:
     def _program(self) -> str:
         """A digest of model, family, objective, estimator and optimizer: of a chunk of steps."""
         state = self.initial()
-        arrays = (state.step, state.q, state.optimizer, state.skips, state.status, state.running)
         chunk = functools.partial(_chunk, self.optimizer)
-        steps = np.int32(self.num_steps)
-        return program_digest(chunk, fast_key(self.key), arrays, self.target, self.estimator, steps)
+        arguments = _arrays(state), self.target, self.estimator, np.int32(self.num_steps)
+        return program_digest(chunk, fast_key(self.key), *arguments)
 
     def result(self, state: StochasticState) -> Any:
         """The averaged iterate."""
@@ -263,6 +268,12 @@ def _gain(key: Array, q: Any, target: Target, estimator: Any) -> Array:
 _HALVINGS = 40
 
 
+def _arrays(state: StochasticState) -> tuple:
+    """What a chunk of steps changes."""
+    counts = state.skips, state.rests, state.status
+    return state.step, state.q, state.optimizer, *counts, state.running
+
+
 def _chunk(
     optimizer: optax.GradientTransformationExtraArgs,
     key: Array,
@@ -272,7 +283,7 @@ def _chunk(
     num_steps: Array,
 ) -> tuple[tuple, Array]:
     def step(state: tuple) -> tuple[tuple, Array]:
-        count, q, opt_state, skips, status, running = state
+        count, q, opt_state, skips, rests, status, running = state
         step_key = jax.random.fold_in(key, count)
         now = estimator.at(count) if isinstance(estimator, Objective) else estimator
         now = now.with_running(running) if running else now
@@ -293,16 +304,17 @@ def _chunk(
         q, opt_state = jax.tree.map(
             lambda new, old: jnp.where(good, new, old), (new_q, new_opt_state), (q, opt_state)
         )
-        skips = jnp.where(good & ~still, 0, skips + 1)
-        why = jnp.where(good, Status.STALLED, Status.NONFINITE).astype(jnp.int32)
-        status = jnp.where(skips > MAX_SKIPS, why, status)
+        skips = jnp.where(good, 0, skips + 1)
+        rests = jnp.where(good & ~still, 0, rests + 1)
+        status = jnp.where(rests >= MAX_RESTS, jnp.int32(Status.STALLED), status)
+        status = jnp.where(skips > MAX_SKIPS, jnp.int32(Status.NONFINITE), status)
         if running:
             seen = now.update(-loss).running
             running = jax.tree.map(lambda new, old: jnp.where(good, new, old), seen, running)
-        return (count + 1, q, opt_state, skips, status, running), loss
+        return (count + 1, q, opt_state, skips, rests, status, running), loss
 
     def guarded(state: tuple, _: None) -> tuple[tuple, Array]:
-        on = (state[0] < num_steps) & (state[4] == Status.RUNNING)
+        on = (state[0] < num_steps) & (state[5] == Status.RUNNING)
         nothing = jnp.asarray(jnp.nan, target.layout.dtype)
         return jax.lax.cond(on, step, lambda state: (state, nothing), state)
 

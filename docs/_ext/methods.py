@@ -1,6 +1,7 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
-``{methods} objectives`` (estimators, families, flows, optimizers) lists what the packages export;
+``{methods} objectives`` (estimators, families, flows) lists what the packages export, as
+``{optimizers}`` of `optimizers` does for those;
 ``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
 the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
 """
@@ -66,7 +67,6 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "estimators": is_estimator,
     "families": is_family,
     "flows": is_flow,
-    "optimizers": is_optimizer,
 }
 
 
