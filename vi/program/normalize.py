@@ -10,6 +10,7 @@ from jaxtyping import Array
 from vi.errors import TargetError
 from vi.program.bounds import log_mean_exp
 from vi.program.marginal import estimated_factor, latents, params_of, run, scored
+from vi.program.requirements import COUNT, check_options
 
 CANDIDATES, CANDIDATE, CHOSEN = "_candidates", "candidate", "_chosen"
 
@@ -115,6 +116,5 @@ def normalize(program: Callable, *, proposal: Callable, num_particles: int) -> N
       >>> svi.run(jax.random.key(0), 10, progress_bar=False).losses.shape
       (10,)
     """
-    if num_particles < 1:
-        raise ValueError(f"vi.normalize: expected num_particles >= 1; got {num_particles}.")
+    check_options("vi.normalize", {"num_particles": num_particles}, {"num_particles": COUNT})
     return Normalized(program, proposal, num_particles)

@@ -31,6 +31,7 @@ from vi.program.estimators import (
     SiteEstimator,
 )
 from vi.program.measures import MEASURE_VALUED
+from vi.program.requirements import check_estimator_options
 from vi.program.rules import is_masked, noise_size, support_size, unwrap
 
 SMALL = 64  # joint values up to which a discrete site is enumerated by default
@@ -211,6 +212,7 @@ def choose(
 def check(site: Site, base: Any) -> None:
     """Raise a `TargetError` where an estimator would be biased or has no rule."""
     how = site.estimator
+    check_estimator_options(f"objective: guide site '{site.name}': {type(how).__name__}", how)
     if _allows(type(how), site, base):
         return
     kinds = (*PATHWISE, *SCORED, Enumerate, MeasureValued, AcceptReject, Implicit, Relaxed)
