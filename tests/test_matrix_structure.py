@@ -291,22 +291,32 @@ def test_rows_that_meet_again_are_not_enumerated_in_parallel():
             attempt(vi.elbo(num_particles=2, estimator=estimator), at, joint, guide)
 
 
-def test_the_traced_program_grows_linearly():
-    def sites(count):
-        def program(loc):
+LONG = {
+    "elbo_measure": (vi.elbo, vi.MeasureValued()),
+    "iwae": (vi.iwae, vi.Score()),
+    "iwae_enumerate": (vi.iwae, vi.Enumerate()),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_traced_program_grows_linearly(name):
+    """A chain of sites, each of which depends on all before it."""
+    make, estimator = LONG[name]
+    objective = make(num_particles=2, estimator=estimator)
+
+    def size(count):
+        def program(logit):
+            before = 0.0
             for i in range(count):
-                numpyro.sample(f"z{i}", dist.Bernoulli(loc))
+                before = numpyro.sample(f"z{i}", dist.Bernoulli(logits=logit + 0.1 * before))
 
-        objective = vi.elbo(num_particles=1, estimator=vi.MeasureValued())
-        run = jax.grad(
-            lambda loc: objective.loss(
-                jax.random.key(0), {}, lambda: program(0.5), lambda: program(loc)
-            )
+        loss = lambda x: objective.loss(
+            jax.random.key(0), {}, lambda: program(0.5), lambda: program(x)
         )
-        return str(jax.make_jaxpr(run)(0.3)).count("\n")
+        return str(jax.make_jaxpr(jax.grad(loss))(0.3)).count("\n")
 
-    small, middle, large = sites(2), sites(4), sites(6)
-    assert large - middle < 1.2 * (middle - small)
+    small, middle, large = size(4), size(8), size(16)
+    assert large - middle < 2.2 * (middle - small), (small, middle, large)
 
 
 def test_polygamma_is_what_accept_reject_finds(x64):

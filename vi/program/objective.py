@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -231,8 +231,14 @@ class Objective:
         return {"loss": loss, "mutable_state": {RUNNING: objective.update(-loss).running}}
 
 
+@overload
+def objective(program: Callable) -> Callable[..., Objective]: ...
+@overload
 def objective(
-    program: Callable | None = None, *, requires: dict[str, Requirement] | None = None
+    *, requires: dict[str, Any] | None = None
+) -> Callable[[Callable], Callable[..., Objective]]: ...
+def objective(
+    program: Callable | None = None, *, requires: dict[str, Any] | None = None
 ) -> Callable:
     """Make an objective of a program: a function of views of a target and of a family.
 

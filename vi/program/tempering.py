@@ -127,7 +127,8 @@ def temper(
     for t, beta in enumerate(how.temperatures, 1):
         step = (beta - before) * now.log_w
         log_z, before = log_z + jax.nn.logsumexp(step) - jnp.log(count), beta
-        law = dist.Categorical(logits=step).expand([count]).to_event(1)
+        each: Any = dist.Categorical(logits=step)
+        law = each.expand([count]).to_event(1)
         index = draw(f"{ANCESTORS}/{t}", law, estimator=Score())
         now = jax.tree.map(lambda a: a[index], now)  # noqa: B023
         noise = draw(f"{MOVE}/{t}", dist.Normal(jnp.zeros_like(x), 1.0).to_event(2))
