@@ -170,6 +170,46 @@ def test_discrete_sites_inside_scan(x64):
             attempt(vi.elbo(num_particles=2, estimator=estimator), two(), chain_model, chain_guide)
 
 
+MASK = np.array([1.0, 0.0, 1.0])
+
+
+def test_masks_inside_scan(x64):
+    """What a mask takes out of the density is drawn all the same, and has its costs."""
+
+    def model():
+        def step(before, on):
+            with numpyro.handlers.mask(mask=on):
+                z = numpyro.sample("z", dist.Bernoulli(logits=0.3 + before))
+                numpyro.sample("y", dist.Normal(z, 1.0), obs=0.7)
+            numpyro.factor("f", 0.8 * z)
+            return 1.0 * z, None
+
+        scan(step, 0.0, MASK == 1)
+
+    def guide():
+        a, b = numpyro.param("a", 0.2), numpyro.param("b", 0.5)
+
+        def step(before, on):
+            with numpyro.handlers.mask(mask=on):
+                z = numpyro.sample("z", dist.Bernoulli(logits=a + b * before))
+            return 1.0 * z, None
+
+        scan(step, 0.0, MASK == 1)
+
+    def exact(p):
+        out = 0.0
+        for path in itertools.product([0, 1], repeat=3):
+            before, z = np.array([0, *path[:-1]]), np.array(path)
+            log_q = dist.Bernoulli(logits=p["a"] + p["b"] * before).log_prob(z)
+            log_p = dist.Bernoulli(logits=0.3 + before).log_prob(z)
+            log_p += dist.Normal(z, 1.0).log_prob(0.7)
+            gain = jnp.sum(MASK * (log_p - log_q)) + 0.8 * z.sum()
+            out += jnp.exp(log_q.sum()) * gain
+        return out
+
+    compare(gradients(vi.elbo(num_particles=2), two(), model, guide), exact, two())
+
+
 def branch_model():
     numpyro.sample("x", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.Normal(0.0, 1.0))

@@ -237,7 +237,10 @@ def test_gammas_of_small_shape_stay_inside_the_support():
     """Their draws underflow in 32 bits; at zero log density and gradient are not finite."""
 
     def small(shape):
-        numpyro.sample("z", dist.Gamma(numpyro.param("shape", shape), 1.25))
+        shape = numpyro.param("shape", shape)
+        numpyro.sample("gamma", dist.Gamma(shape, 1.25))
+        numpyro.sample("beta", dist.Beta(shape, 1.0))
+        numpyro.sample("dirichlet", dist.Dirichlet(shape * jnp.ones(3)))
 
     def gradient(key):
         loss = vi.elbo(num_particles=2, estimator=vi.AcceptReject()).loss
