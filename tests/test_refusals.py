@@ -239,7 +239,7 @@ def test_gammas_of_small_shape_stay_inside_the_support():
     def small(shape):
         shape = numpyro.param("shape", shape)
         numpyro.sample("gamma", dist.Gamma(shape, 1.25))
-        numpyro.sample("beta", dist.Beta(shape, 1.0))
+        numpyro.sample("beta", dist.Beta(shape, shape))
         numpyro.sample("dirichlet", dist.Dirichlet(shape * jnp.ones(3)))
 
     def gradient(key):
