@@ -183,6 +183,25 @@ def test_ranges_of_what_a_site_asks_for(how, says):
         trace(with_estimator(vi.elbo(num_particles=2), how))
 
 
+def test_a_site_whose_value_is_given_is_not_drawn():
+    """Its score, of mean zero over draws alone, would be taken at a constant."""
+    given = numpyro.handlers.substitute(coin, data={"z": 1})
+    with pytest.raises(vi.TargetError, match=r"the value of guide site 'z' is given.*dist.Delta"):
+        attempt(vi.elbo(num_particles=2, estimator=vi.Score()), {"a": jnp.array(0.3)}, coin, given)
+
+
+def test_a_parameter_of_the_name_of_a_plate():
+    """NumPyro substitutes values by name: the parameters would be the rows that are taken."""
+
+    def named():
+        numpyro.param("rows", jnp.zeros(3))
+        with numpyro.plate("rows", 3):
+            numpyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(vi.TargetError, match=r"names of parameters and plates.*'rows' is both"):
+        attempt(vi.elbo(), {"rows": jnp.zeros(3)}, named, named)
+
+
 def rows(x, law):
     """Three rows, the last of which a mask takes out of the density, but not out of the cost."""
     a = numpyro.param("a", 0.3)
