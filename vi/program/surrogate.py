@@ -94,6 +94,9 @@ class Affine:
         sums = []
         for found in groups.values():
             mask = np.stack([depends for depends, _ in found], 1)
+            if mask.all():
+                sums += [part for _, part in found]
+                continue
             parts = jnp.stack([part for _, part in found], 1)
             mask = mask.reshape(*mask.shape, *(1,) * (parts.ndim - 2))
             sums.append(jnp.where(mask, parts, 0).sum(1))
