@@ -170,6 +170,46 @@ def test_discrete_sites_inside_scan(x64):
             attempt(vi.elbo(num_particles=2, estimator=estimator), two(), chain_model, chain_guide)
 
 
+MASK = np.array([1.0, 0.0, 1.0])
+
+
+def test_masks_inside_scan(x64):
+    """What a mask takes out of the density is drawn all the same, and has its costs."""
+
+    def model():
+        def step(before, on):
+            with numpyro.handlers.mask(mask=on):
+                z = numpyro.sample("z", dist.Bernoulli(logits=0.3 + before))
+                numpyro.sample("y", dist.Normal(z, 1.0), obs=0.7)
+            numpyro.factor("f", 0.8 * z)
+            return 1.0 * z, None
+
+        scan(step, 0.0, MASK == 1)
+
+    def guide():
+        a, b = numpyro.param("a", 0.2), numpyro.param("b", 0.5)
+
+        def step(before, on):
+            with numpyro.handlers.mask(mask=on):
+                z = numpyro.sample("z", dist.Bernoulli(logits=a + b * before))
+            return 1.0 * z, None
+
+        scan(step, 0.0, MASK == 1)
+
+    def exact(p):
+        out = 0.0
+        for path in itertools.product([0, 1], repeat=3):
+            before, z = np.array([0, *path[:-1]]), np.array(path)
+            log_q = dist.Bernoulli(logits=p["a"] + p["b"] * before).log_prob(z)
+            log_p = dist.Bernoulli(logits=0.3 + before).log_prob(z)
+            log_p += dist.Normal(z, 1.0).log_prob(0.7)
+            gain = jnp.sum(MASK * (log_p - log_q)) + 0.8 * z.sum()
+            out += jnp.exp(log_q.sum()) * gain
+        return out
+
+    compare(gradients(vi.elbo(num_particles=2), two(), model, guide), exact, two())
+
+
 def branch_model():
     numpyro.sample("x", dist.Normal(0.0, 1.0))
     numpyro.sample("y", dist.Normal(0.0, 1.0))
@@ -291,22 +331,32 @@ def test_rows_that_meet_again_are_not_enumerated_in_parallel():
             attempt(vi.elbo(num_particles=2, estimator=estimator), at, joint, guide)
 
 
-def test_the_traced_program_grows_linearly():
-    def sites(count):
-        def program(loc):
+LONG = {
+    "elbo_measure": (vi.elbo, vi.MeasureValued()),
+    "iwae": (vi.iwae, vi.Score()),
+    "iwae_enumerate": (vi.iwae, vi.Enumerate()),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_traced_program_grows_linearly(name):
+    """A chain of sites, each of which depends on all before it."""
+    make, estimator = LONG[name]
+    objective = make(num_particles=2, estimator=estimator)
+
+    def size(count):
+        def program(logit):
+            before = 0.0
             for i in range(count):
-                numpyro.sample(f"z{i}", dist.Bernoulli(loc))
+                before = numpyro.sample(f"z{i}", dist.Bernoulli(logits=logit + 0.1 * before))
 
-        objective = vi.elbo(num_particles=1, estimator=vi.MeasureValued())
-        run = jax.grad(
-            lambda loc: objective.loss(
-                jax.random.key(0), {}, lambda: program(0.5), lambda: program(loc)
-            )
+        loss = lambda x: objective.loss(
+            jax.random.key(0), {}, lambda: program(0.5), lambda: program(x)
         )
-        return str(jax.make_jaxpr(run)(0.3)).count("\n")
+        return str(jax.make_jaxpr(jax.grad(loss))(0.3)).count("\n")
 
-    small, middle, large = sites(2), sites(4), sites(6)
-    assert large - middle < 1.2 * (middle - small)
+    small, middle, large = size(4), size(8), size(16)
+    assert large - middle < 2.2 * (middle - small), (small, middle, large)
 
 
 def test_polygamma_is_what_accept_reject_finds(x64):

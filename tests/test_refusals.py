@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 import pytest
 
 import vi
-from tests.gradients import compare, gradients
+from tests.gradients import attempt, compare, gradients
+from vi.program import with_estimator
 
 Q = vi.mean_field(2)
 TARGET = vi.target(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
@@ -98,9 +99,53 @@ def test_calls_of_objectives(make, says):
         make()
 
 
-def test_baselines():
-    with pytest.raises(ValueError, match="baseline out of"):
-        vi.elbo(estimator=vi.Score(baseline="runing"))
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: vi.ciwae(num_particles=2, beta=1.5), r"ciwae: expected beta in \[0, 1\]; got 1.5"),
+        (lambda: vi.ciwae(num_particles=2, beta=jnp.array(-0.1)), "expected beta in"),
+        (lambda: vi.tempered_elbo(temperature=0.0), "expected temperature > 0"),
+        (lambda: vi.chi_square(num_particles=2, order=0.5), "expected order >= 1"),
+        (lambda: vi.renyi(num_particles=2, alpha=jnp.array(1.0)), "expected alpha other than 1"),
+        (lambda: vi.data_emphasised_elbo(emphasis="much"), "expected emphasis > 0; got 'much'"),
+        (lambda: vi.functional_elbo(beta=-1.0), "expected beta >= 0"),
+        (lambda: vi.elbo(analytic="all"), "expected analytic in"),
+        (lambda: vi.info_vae(site="z", kernel_name="box"), "expected kernel_name 'rbf' or 'imq'"),
+        (lambda: vi.info_vae(site="z", alpha=2.0), "expected alpha <= 1"),
+        (lambda: vi.elbo(estimator=vi.Score(baseline="runing")), "expected baseline out of"),
+        (lambda: vi.elbo(estimator=vi.AcceptReject(augment=0)), "expected augment >= 1"),
+        (lambda: vi.elbo(estimator={"z": vi.AcceptReject(augment=1.5)}), "an integer; got 1.5"),
+        (lambda: vi.elbo(estimator=vi.Relaxed(temperature=0.0)), "expected temperature > 0"),
+        (lambda: vi.elbo(estimator=vi.RunningScore(decay=1.0)), r"expected decay in \[0, 1\)"),
+        (lambda: vi.elbo(estimator=vi.Implicit(cdf=0.5)), "expected cdf a function"),
+        (lambda: vi.elbo(estimator=vi.AcceptReject(transform=abs)), "expected transform a pair"),
+        (lambda: vi.marginal(coin, auxiliary=["u"], proposal=coin, num_particles=0.5), "integer"),
+        (lambda: vi.normalize(coin, proposal=coin, num_particles=0), "num_particles >= 1"),
+    ],
+)
+def test_ranges(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_ranges_where_they_end():
+    """Values at the ends are let through, arrays also inside jit; traced ones are not known."""
+    vi.ciwae(num_particles=2, beta=1)
+    vi.elbo(estimator=vi.RunningScore(decay=0.0))
+    temperature = jnp.array(0.5)
+    jax.jit(lambda b: vi.tempered_elbo(temperature=temperature).arrays["temperature"] * b)(2.0)
+    jax.jit(lambda b: vi.ciwae(num_particles=2, beta=b).arrays["beta"])(2.0)
+
+
+@vi.objective(requires={"power": ("odd", lambda x: x % 2 == 1)})
+def powers(p, q, *, power):
+    return q.expect(lambda z: p.log_density(z) ** power, 2)
+
+
+def test_ranges_of_users():
+    powers(power=3)
+    with pytest.raises(ValueError, match="powers: expected power odd; got 2"):
+        powers(power=2)
 
 
 def coin():
@@ -112,6 +157,49 @@ def coin():
 def test_a_class_is_no_estimator():
     with pytest.raises(vi.TargetError, match="give an instance"):
         vi.elbo(num_particles=2).loss(jax.random.key(0), {"a": jnp.array(0.3)}, coin, coin)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (vi.Score(baseline="runing"), "site 'z': Score: expected baseline out of"),
+        (vi.Relaxed(temperature=-1.0), "site 'z': Relaxed: expected temperature > 0"),
+    ],
+)
+def test_ranges_of_what_a_site_asks_for(how, says):
+    """In its infer, and in an objective whose estimator was replaced."""
+
+    def asks():
+        numpyro.sample("z", dist.Bernoulli(0.3), infer={"estimator": how})
+
+    plain = lambda: numpyro.sample("z", dist.Bernoulli(0.3))
+    for guide, objective in (
+        (asks, vi.elbo(num_particles=2)),
+        (plain, with_estimator(vi.elbo(num_particles=2), how)),
+    ):
+        with pytest.raises(ValueError, match=says):
+            objective.plan(plain, guide)
+    with pytest.raises(ValueError, match=r"elbo: .*: expected"):
+        trace(with_estimator(vi.elbo(num_particles=2), how))
+
+
+def test_a_site_whose_value_is_given_is_not_drawn():
+    """Its score, of mean zero over draws alone, would be taken at a constant."""
+    given = numpyro.handlers.substitute(coin, data={"z": 1})
+    with pytest.raises(vi.TargetError, match=r"the value of guide site 'z' is given.*dist.Delta"):
+        attempt(vi.elbo(num_particles=2, estimator=vi.Score()), {"a": jnp.array(0.3)}, coin, given)
+
+
+def test_a_parameter_of_the_name_of_a_plate():
+    """NumPyro substitutes values by name: the parameters would be the rows that are taken."""
+
+    def named():
+        numpyro.param("rows", jnp.zeros(3))
+        with numpyro.plate("rows", 3):
+            numpyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(vi.TargetError, match=r"names of parameters and plates.*'rows' is both"):
+        attempt(vi.elbo(), {"rows": jnp.zeros(3)}, named, named)
 
 
 def rows(x, law):
@@ -168,7 +256,10 @@ def test_gammas_of_small_shape_stay_inside_the_support():
     """Their draws underflow in 32 bits; at zero log density and gradient are not finite."""
 
     def small(shape):
-        numpyro.sample("z", dist.Gamma(numpyro.param("shape", shape), 1.25))
+        shape = numpyro.param("shape", shape)
+        numpyro.sample("gamma", dist.Gamma(shape, 1.25))
+        numpyro.sample("beta", dist.Beta(shape, shape))
+        numpyro.sample("dirichlet", dist.Dirichlet(shape * jnp.ones(3)))
 
     def gradient(key):
         loss = vi.elbo(num_particles=2, estimator=vi.AcceptReject()).loss
@@ -196,6 +287,16 @@ def test_a_penalty_on_a_batch_needs_all_sites_in_its_plate():
         vi.info_vae(site="z").loss(
             jax.random.key(0), {"a": jnp.array(0.2)}, model, guide, jnp.ones(3)
         )
+
+
+def test_sites_that_a_batch_penalty_cannot_be_of():
+    run = lambda site, *pair: attempt(
+        vi.info_vae(site=site), {"a": jnp.array(0.2)}, *pair, jnp.ones(3)
+    )
+    with pytest.raises(vi.TargetError, match=r"out of \['scale', 'z'\]; got 'w'"):
+        run("w", model, guide)
+    with pytest.raises(vi.TargetError, match=r"local latent site.*'scale' is one for all"):
+        run("scale", model, guide)
 
 
 @vi.objective

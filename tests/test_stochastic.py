@@ -86,6 +86,30 @@ def test_structural_keys_see_global_constants(monkeypatch):
     assert make() != before
 
 
+PRIOR = None
+
+
+@pytest.mark.parametrize("kind", ["global", "closure"])
+def test_structural_keys_of_objects_of_libraries(kind):
+    """A prior that is replaced by another, often at the address of the one that is gone."""
+    prior = None
+
+    def put(new):
+        nonlocal prior
+        global PRIOR
+        prior = PRIOR = new
+
+    model = (lambda: PRIOR) if kind == "global" else (lambda: prior)
+    known = set()
+    for i in range(20):
+        put(None)
+        put(dist.Normal(float(i), 1.0))
+        key = structural_key(model)
+        assert key == structural_key(model)
+        assert key not in known
+        known.add(key)
+
+
 def test_minibatches_reach_the_full_posterior():
     """Conjugate mean with 400 rows, minibatches of 20.
 

@@ -76,6 +76,25 @@ def test_second_run_traces_nothing():
     assert not np.allclose(second.params["loc"], first.params["loc"], atol=0.1)
 
 
+LOC = 0.0
+
+
+def test_a_global_that_is_replaced_is_read_again(monkeypatch):
+    """As after a notebook's cell is run again; NumPyro's own compiles anew at each run."""
+
+    def model():
+        numpyro.sample("x", dist.Normal(LOC, 1.0))
+
+    def guide():
+        numpyro.sample("x", dist.Normal(numpyro.param("loc", 0.0), 1.0))
+
+    svi = vi.SVI(model, guide, optax.sgd(0.1), Trace_ELBO())
+    for loc in (0.0, 5.0):
+        monkeypatch.setitem(globals(), "LOC", loc)
+        found = svi.run(jax.random.key(0), 100, progress_bar=False).params["loc"]
+        assert abs(found - loc) < 1
+
+
 def test_state_continues_where_it_was():
     svi = vi.SVI(models.logistic, handwritten, optax.adam(0.02), Trace_ELBO())
     whole = svi.run(KEY, 200, *DATA, progress_bar=False)

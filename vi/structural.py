@@ -25,15 +25,15 @@ _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", 
 def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     """A hashable key, equal for functions of the same code that read equal values.
 
-    It looks into closures, defaults, global constants and arrays, the user's own functions among
-    the globals (not those of installed packages), attributes of objects, and anything that
-    NumPy can read, by content.
+    It looks into closures, defaults, globals (but not into functions of installed packages),
+    attributes of objects of the user's own classes, and anything that NumPy can read, by content.
 
     Args:
       value: a function, or any other value.
 
     Returns:
-      The key. Objects it cannot look into are told apart by identity.
+      The key. Objects it cannot look into are told apart by identity, and equal to none that is
+      made after they are gone.
     """
     if isinstance(value, _CONSTANTS) or value is None:
         return (type(value), value)
@@ -46,7 +46,7 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
         defaults = inside(value.__defaults__), inside(value.__kwdefaults__)
         names = ((name, value.__globals__.get(name)) for name in _names(value.__code__))
         uses = tuple((name, inside(x)) for name, x in names if _is_users(x))
-        return ("function", value.__code__, id(value.__globals__), cells, defaults, uses)
+        return ("function", value.__code__, Same(value.__globals__), cells, defaults, uses)
     if isinstance(value, types.MethodType):
         return ("method", inside(value.__func__), inside(value.__self__))
     if isinstance(value, functools.partial):
@@ -56,7 +56,7 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     if isinstance(value, dict):
         return (dict, tuple((inside(k), inside(v)) for k, v in value.items()))
     if isinstance(value, (Tracer, type, types.ModuleType)):
-        return ("object", type(value), id(value))
+        return Same(value)
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return ("key", str(jax.random.key_impl(value)), inside(jax.random.key_data(value)))
     if hasattr(value, "__array__"):
@@ -64,7 +64,30 @@ def structural_key(value: Any, _seen: frozenset = frozenset()) -> Hashable:
     attributes = getattr(value, "__dict__", None)
     if attributes and not _is_library(type(value).__module__):
         return ("object", type(value), inside(attributes))
-    return ("object", type(value), id(value))
+    return Same(value)
+
+
+class Same:
+    """An object as a key, equal to itself alone: also when it is gone and its address is reused.
+
+    It is not kept alive, unless Python cannot refer to it weakly.
+    """
+
+    def __init__(self, value: Any):
+        self._number = id(value)
+        try:
+            self._get: Any = weakref.ref(value)
+        except TypeError:
+            self._get = lambda: value
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Same):
+            return NotImplemented
+        value = self._get()
+        return self is other or (value is not None and value is other._get())
+
+    def __hash__(self) -> int:
+        return hash((Same, self._number))
 
 
 def _contents(value: Any, inside: Any) -> Hashable:
@@ -108,16 +131,12 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_users(value: Any) -> bool:
-    """Whether a global is data, or a function or object that is not part of a library."""
+    """Whether a global may be replaced: all but modules, classes and functions of libraries."""
     if isinstance(value, (types.ModuleType, type)) or value is None:
         return False
     if isinstance(value, types.FunctionType):
         return not value.__code__.co_filename.startswith(_LIBRARIES)
-    return (
-        isinstance(value, (*_CONSTANTS, tuple, list, dict))
-        or hasattr(value, "__array__")
-        or (hasattr(value, "__dict__") and not _is_library(type(value).__module__))
-    )
+    return True
 
 
 @functools.cache

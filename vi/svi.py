@@ -13,6 +13,7 @@ from jaxtyping import Array
 from vi.errors import LOOKS_AT_DATA
 from vi.program import Objective
 from vi.targets.arguments import Arguments
+from vi.targets.identity import key_after_run, model_key
 
 if TYPE_CHECKING:
     from numpyro.infer.svi import SVIRunResult, SVIState
@@ -25,7 +26,8 @@ class SVI:
 
     Steps, states, keys and results are NumPyro's own. What differs is `run`: the compiled chunk
     of steps is kept, with the data as arguments, so that a second call, with new data of the same
-    shape or from another state, does not compile again; and a progress bar does not slow it.
+    shape or from another state, does not compile again unless a global or another value that model
+    or guide read has been replaced; and a progress bar does not slow it.
 
     Args:
       model: a NumPyro model.
@@ -160,7 +162,9 @@ class SVI:
     ) -> tuple["SVIState", np.ndarray]:
         arguments = Arguments(args, kwargs, bake=bake)
         data = arguments.data(args, kwargs)
-        chunk = self._chunk(arguments, mode)
+        programs = [self.model, self.guide]
+        keys = [model_key(program) for program in programs]
+        chunk = self._chunk((arguments, *mode, *keys), arguments, mode)
         losses: list[np.ndarray] = []
         with _bar(num_steps, on=progress_bar) as bar:
             for first in range(0, num_steps, CHUNK):
@@ -173,10 +177,11 @@ class SVI:
                         float(np.nanmean(losses[-1])) if np.isfinite(losses[-1]).any() else np.nan
                     )
                     bar.set_postfix_str(f"init loss: {losses[0][0]:.4f}, avg. loss: {mean:.4f}")
+        known = [key_after_run(p, key) for p, key in zip(programs, keys, strict=True)]
+        self._chunks[(arguments, *mode, *known)] = chunk
         return state, np.concatenate(losses)
 
-    def _chunk(self, arguments: Arguments, mode: tuple[bool, bool]) -> Callable:
-        key = (arguments, *mode)
+    def _chunk(self, key: tuple, arguments: Arguments, mode: tuple[bool, bool]) -> Callable:
         if key not in self._chunks:
             stable, forward = mode
             step = self.stable_update if stable else self.update

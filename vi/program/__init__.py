@@ -44,6 +44,7 @@ from vi.program.noise import GradientNoise, gradient_noise
 from vi.program.normalize import normalize
 from vi.program.objective import Objective, elbo, objective, scheduled, with_estimator
 from vi.program.reference import ReferenceNoise, reference_noise
+from vi.program.tempering import Tempering
 
 __all__ = [
     "AcceptReject",
@@ -63,6 +64,7 @@ __all__ = [
     "RunningScore",
     "Score",
     "StickingTheLanding",
+    "Tempering",
     "cameron_martin",
     "chi_square",
     "ciwae",

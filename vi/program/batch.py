@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi.errors import TargetError
 from vi.program.bound import Penalised
 from vi.program.objective import objective
+from vi.program.requirements import Requirement
 
 KernelName = Literal["rbf", "imq"]
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -72,7 +74,12 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], k: Callable[[Array], Arr
     return mean(x, x, same=True) + mean(y, y, same=True) - 2 * mean(x, y, same=False)
 
 
-@objective
+@objective(
+    requires={
+        "alpha": Requirement("<= 1", lambda x: x <= 1),
+        "kernel_name": Requirement("'rbf' or 'imq'", lambda x: x in ("rbf", "imq")),
+    }
+)
 def info_vae(
     p: Any,
     q: Any,
@@ -105,7 +112,8 @@ def info_vae(
       Estimate, nats, and penalty for each datum.
 
     Raises:
-      ValueError: if α + λ is less than 1.
+      ValueError: if α is more than 1 or α + λ less.
+      TargetError: if guide and model do not share a local latent site of that name.
 
     Reference: Zhao, Song and Ermon (2019), "InfoVAE: balancing learning and inference in
     variational autoencoders", equation 6; kernels as in Tolstikhin, Bousquet, Gelly and Schölkopf
@@ -118,6 +126,11 @@ def info_vae(
     z = q.sample(num_particles)
     prior, log_q = p.log_prior(z), q.log_density(z)
     value = jnp.mean(p.log_density(z) - log_q + alpha * (log_q - prior))
+    if z[site].ndim < 2:
+        raise TargetError(
+            f"info_vae: expected a local latent site, in a plate, whose rows are the data; site "
+            f"{site!r} is one for all. Name another, or put it into the plate."
+        )
     ours = z[site].reshape(num_particles, z[site].shape[1], -1)
     theirs = p.sample_prior(num_particles)[site].reshape(ours.shape)
     k = kernel(kernel_name, ours.shape[-1])

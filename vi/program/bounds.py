@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi.program.objective import objective
+from vi.program.requirements import POSITIVE, Requirement
 from vi.program.surrogate import only_gradient, stop
 
 
@@ -79,7 +80,7 @@ def miwae(p: Any, q: Any, *, num_bounds: int, num_particles: int) -> Float[Array
     return jnp.mean(log_mean_exp(log_w.reshape(num_bounds, num_particles), axis=1))
 
 
-@objective
+@objective(requires={"beta": Requirement("in [0, 1]", lambda x: (x >= 0) & (x <= 1))})
 def ciwae(p: Any, q: Any, *, num_particles: int, beta: float | Array) -> Float[Array, ""]:
     r"""A convex combination of the ELBO and the importance-weighted bound.
 
@@ -93,6 +94,9 @@ def ciwae(p: Any, q: Any, *, num_particles: int, beta: float | Array) -> Float[A
 
     Returns:
       Unbiased estimate of the bound, nats.
+
+    Raises:
+      ValueError: if ``beta`` is outside.
 
     Reference: Rainforth et al. (2018), section 4.
     """
@@ -127,7 +131,9 @@ def piwae(p: Any, q: Any, *, num_bounds: int, num_particles: int) -> Float[Array
     return log_mean_exp(for_model) + only_gradient(guide)
 
 
-@objective
+@objective(
+    requires={"alpha": Requirement("other than 1, whose limit is vi.elbo", lambda x: x != 1)}
+)
 def renyi(p: Any, q: Any, *, num_particles: int, alpha: float | Array) -> Float[Array, ""]:
     r"""Rényi bound.
 
@@ -141,7 +147,7 @@ def renyi(p: Any, q: Any, *, num_particles: int, alpha: float | Array) -> Float[
       p: view of the target.
       q: view of the family or guide.
       num_particles: K.
-      alpha: order, not 1.
+      alpha: order, not 1; nor may a schedule come to 1, where the estimate is 0/0.
 
     Returns:
       The estimate, nats.
@@ -151,13 +157,11 @@ def renyi(p: Any, q: Any, *, num_particles: int, alpha: float | Array) -> Float[
 
     Reference: Li and Turner (2016), "Rényi divergence variational inference", equations 9 and 11.
     """
-    if not isinstance(alpha, jax.Array) and alpha == 1:
-        raise ValueError("renyi: expected alpha other than 1; got 1. Use vi.elbo, its limit.")
     z = q.sample(num_particles)
     return log_mean_exp((1 - alpha) * (p.log_density(z) - q.log_density(z))) / (1 - alpha)
 
 
-@objective
+@objective(requires={"order": Requirement(">= 1", lambda x: x >= 1)})
 def chi_square(p: Any, q: Any, *, num_particles: int, order: float = 2.0) -> Float[Array, ""]:
     r"""Minus the chi upper bound (CUBO), so that it is maximised like the others.
 
@@ -170,10 +174,13 @@ def chi_square(p: Any, q: Any, *, num_particles: int, order: float = 2.0) -> Flo
       p: view of the target.
       q: view of the family or guide.
       num_particles: K.
-      order: n.
+      order: n >= 1.
 
     Returns:
       Minus the estimate, nats.
+
+    Raises:
+      ValueError: if ``order`` is less than 1.
 
     Reference: Dieng, Tran, Ranganath, Paisley and Blei (2017), "Variational inference via χ upper
     bound minimization", equation 3.
@@ -182,7 +189,7 @@ def chi_square(p: Any, q: Any, *, num_particles: int, order: float = 2.0) -> Flo
     return -log_mean_exp(order * (p.log_density(z) - q.log_density(z))) / order
 
 
-@objective
+@objective(requires={"temperature": POSITIVE})
 def tempered_elbo(
     p: Any, q: Any, *, temperature: float | Array, num_particles: int = 1
 ) -> Float[Array, ""]:
@@ -193,13 +200,16 @@ def tempered_elbo(
     Args:
       p: view of the target.
       q: view of the family or guide.
-      temperature: inverse temperature β; a JAX array may be changed from step to step without
+      temperature: inverse temperature β > 0; a JAX array may be changed from step to step without
         a new compilation, and `vi.scheduled` makes it a function of the step. The reference
         takes :math:`\min(1, 0.01 + t / 10000)`.
       num_particles: draws the expectation is estimated with.
 
     Returns:
       Unbiased estimate, nats.
+
+    Raises:
+      ValueError: if ``temperature`` is not positive.
 
     Reference: Rezende and Mohamed (2015), "Variational inference with normalizing flows",
     equation 20.

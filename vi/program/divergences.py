@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vi.program.bounds import log_mean_exp
 from vi.program.objective import objective
+from vi.program.requirements import SEVERAL
 from vi.program.surrogate import only_gradient, stop
 
 
@@ -159,7 +160,7 @@ def symmetric_kl(p: Any, q: Any, *, num_particles: int) -> Float[Array, ""]:
     return bound + guide - _divergence(log_w)
 
 
-@objective
+@objective(requires={"num_particles": SEVERAL})
 def f_divergence(
     p: Any, q: Any, *, generator: Callable[[Array], Array], num_particles: int
 ) -> Float[Array, ""]:
@@ -191,13 +192,12 @@ def f_divergence(
       >>> bool(objective.value(jax.random.key(0), vi.mean_field(2, scale=2.0), target) < 0)
       True
     """
-    _several("f_divergence", num_particles)
     z = q.sample(num_particles)
     log_w = p.log_density(z) - q.log_density(z)
     return -jnp.mean(generator(log_w - log_mean_exp(log_w)))
 
 
-@objective
+@objective(requires={"num_particles": SEVERAL})
 def log_variance(p: Any, q: Any, *, num_particles: int) -> Float[Array, ""]:
     r"""Minus half the variance of the log weights, over draws that are data.
 
@@ -220,12 +220,6 @@ def log_variance(p: Any, q: Any, *, num_particles: int) -> Float[Array, ""]:
     Reference: Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), "VarGrad: a low-variance
     gradient estimator for variational inference", equations 8 and 9.
     """
-    _several("log_variance", num_particles)
     z = q.sample(num_particles, detached=True)
     log_w = stop(p.log_density(z)) - q.log_density(z, through="parameters")
     return -0.5 * jnp.var(log_w, ddof=1)
-
-
-def _several(name: str, num_particles: int) -> None:
-    if num_particles < 2:
-        raise ValueError(f"{name}: expected num_particles >= 2; got {num_particles}. Take more.")

@@ -57,23 +57,26 @@ def accept_reject(fn: Any, how: AcceptReject, key: Array) -> tuple[Array, Array]
         return _von_mises(base, fn.sample(key))
     lead = fn.shape()[: len(fn.shape()) - len(base.event_shape)]
     if isinstance(base, dist.Gamma):
-        value, log_pi = _gamma(key, jnp.broadcast_to(base.concentration, lead), how.augment)
+        log_value, log_pi = _log_gamma(key, jnp.broadcast_to(base.concentration, lead), how.augment)
         rate: Any = base.rate
-        return _floored(value / rate), log_pi
+        return _inside(jnp.exp(log_value) / rate), log_pi
     if isinstance(base, dist.Beta):
         shape = jnp.stack(
             [jnp.broadcast_to(x, lead) for x in (base.concentration1, base.concentration0)], -1
         )
     else:
         shape = jnp.broadcast_to(base.concentration, fn.shape())
-    value, log_pi = _gamma(key, shape, how.augment)
-    value = _floored(value / value.sum(-1, keepdims=True))
+    log_value, log_pi = _log_gamma(key, shape, how.augment)
+    value = _inside(jax.nn.softmax(log_value, -1), 1 - jnp.finfo(log_value.dtype).eps)
     log_pi = log_pi.sum(-1)
     return (value[..., 0] if isinstance(base, dist.Beta) else value), log_pi
 
 
-def _gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
-    """Gamma draws of unit rate by Marsaglia and Tsang's map, the shape raised by ``augment``."""
+def _log_gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
+    """Log gamma draws of unit rate by Marsaglia and Tsang's map, the shape raised by ``augment``.
+
+    Logarithms, since draws of small shapes underflow.
+    """
     draw_key, uniform_key = jax.random.split(key)
     raised = shape + augment
     b = raised - 1 / 3
@@ -86,12 +89,12 @@ def _gamma(key: Array, shape: Array, augment: int) -> tuple[Array, Array]:
     )
     uniform = jax.random.uniform(uniform_key, (augment, *shape.shape), shape.dtype, minval=1e-30)
     steps = jnp.arange(augment, dtype=shape.dtype).reshape(-1, *(1,) * shape.ndim)
-    return _floored(z * jnp.exp(jnp.sum(jnp.log(uniform) / (shape + steps), 0))), log_pi
+    return jnp.log(z) + jnp.sum(jnp.log(uniform) / (shape + steps), 0), log_pi
 
 
-def _floored(drawn: Array) -> Array:
-    """Draws at least the smallest normal number: those of small shapes underflow."""
-    return jnp.maximum(drawn, jnp.finfo(drawn.dtype).tiny)
+def _inside(drawn: Array, upper: float = math.inf) -> Array:
+    """Draws inside an open support, whose ends those of small shapes are rounded to."""
+    return jnp.clip(drawn, jnp.finfo(drawn.dtype).tiny, upper)
 
 
 def _von_mises(base: Any, drawn: Array) -> tuple[Array, Array]:

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError
 from vi.program.objective import objective
+from vi.program.requirements import NOT_NEGATIVE, POSITIVE
 
 
-@objective
+@objective(requires={"emphasis": POSITIVE})
 def data_emphasised_elbo(
     p: Any,
     q: Any,
@@ -52,6 +53,7 @@ def data_emphasised_elbo(
 
     Raises:
       TargetError: for profiled sites of another kind.
+      ValueError: if ``emphasis`` is not positive.
 
     Reference: Harvey, Petrov and Hughes (2025), "Learning the regularization strength for deep
     fine-tuning via a data-emphasized variational objective".
@@ -80,7 +82,7 @@ def data_emphasised_elbo(
     return q.expect(one, num_particles)
 
 
-@objective
+@objective(requires={"beta": NOT_NEGATIVE})
 def functional_elbo(
     p: Any, q: Any, *, beta: float | Array = 1.0, num_particles: int = 1
 ) -> Float[Array, ""]:
@@ -95,7 +97,7 @@ def functional_elbo(
     Args:
       p: view of the model.
       q: view of the guide.
-      beta: β, the variance of the noise of the observations, up to a factor of the objective.
+      beta: β >= 0, the variance of the noise of the observations, up to a factor of the objective.
       num_particles: draws the expectation is estimated with.
 
     Returns:

@@ -72,10 +72,10 @@ def estimate(run: Callable, source: Model) -> Array:
         return stop(value) + doubly_reparameterized(bound, at, again, moved, there)
     if plain:
         return value
-    kind = Affine(bound, at, source.parents) if affine and not uses else Replayed(bound, at)
+    linear = affine and not uses
+    kind = Affine(bound, at, source.parents) if linear else Replayed(bound, at, uses=uses)
     for owner, draws in owners:
-        for site in draws.scores:
-            value = value + kind.score(owner, draws, site)
+        value = value + kind.scores(owner, draws)
         if draws.alternatives:
             value = value + _alternatives(kind, bound, owner, source)
     return value
@@ -90,24 +90,19 @@ def _value(bound: Bound, at: Any, source: Model) -> Array:
 def _alternatives(kind: Affine | Replayed, bound: Bound, owner: int, source: Model) -> Array:
     """Run the program once more, with a batch of runs in each of which one site is replaced."""
     draws = bound.calls[owner].draws  # type: ignore[union-attr]
-    starts, count = {}, 0
-    for name, other in draws.alternatives.items():
-        starts[name], count = count, count + other.values.shape[1]
+    places = draws.places()
 
     def branch(b: Array) -> Any:
         forced = {}
         for name, other in draws.alternatives.items():
-            offset, num = b - starts[name], other.values.shape[1]
+            offset, num = b - places[name][0], len(places[name])
             value = jnp.take(other.values, jnp.clip(offset, 0, num - 1), axis=1)
             forced[name] = ((offset >= 0) & (offset < num), stop(value))
         calls, _ = record(bound.run, source.forced(forced), source.through)
         return stop(kind.look(Bound(bound.run, calls, bound.axis), numbers(calls)))
 
-    there = jax.vmap(branch)(jnp.arange(count))
-    out = jnp.zeros(())
-    for name, other in draws.alternatives.items():
-        out = out + kind.alternative(owner, other.weights, there, starts[name])
-    return out
+    there = jax.vmap(branch)(jnp.arange(sum(map(len, places.values()))))
+    return kind.alternatives(owner, draws, there)
 
 
 def _axis(source: Model, calls: list[Call], *, affine: bool, uses: bool) -> Axis:

@@ -167,7 +167,7 @@ class AcceptReject:
     For any other continuous scalar distribution, give ``transform``.
 
     Attributes:
-      augment: B ≥ 1, by how much the shape of gammas is raised.
+      augment: B ≥ 1, an integer, by how much the shape of gammas is raised.
       transform: h and its inverse, two functions ``(distribution, ε) -> z`` and
         ``(distribution, z) -> ε``, element by element, one increasing in the other, the range of
         ε free of θ.

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from vi.errors import TargetError
 from vi.program.bounds import log_mean_exp
 from vi.program.estimators import ESTIMATED, Score
+from vi.program.requirements import COUNT, check_options
 
 PROPOSALS, PROPOSED = "_proposals", "proposed"
 
@@ -148,8 +149,7 @@ def marginal(
       >>> result.losses.shape
       (10,)
     """
-    if num_particles < 1:
-        raise ValueError(f"vi.marginal: expected num_particles >= 1; got {num_particles}.")
+    check_options("vi.marginal", {"num_particles": num_particles}, {"num_particles": COUNT})
     return Marginal(guide, tuple(auxiliary), proposal, num_particles)
 
 

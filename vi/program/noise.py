@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vi.errors import LOOKS_AT_DATA
 from vi.program.objective import Objective
+from vi.program.requirements import COUNT, check_options
+from vi.targets.arguments import Arguments
+from vi.targets.identity import key_after_run, model_key
 
 _BLOCK = 16  # gradients computed side by side
 
@@ -84,7 +88,11 @@ def gradient_noise(
     Returns:
       The noise by group. The mean's norm includes noise of size sqrt(variance / num_samples).
 
-    Complexity: ``num_samples`` gradients, in blocks of 16.
+    Raises:
+      ValueError: if ``num_samples`` is less than 1.
+
+    Complexity: ``num_samples`` gradients, in blocks of 16. Compiled once for an objective's and a
+    problem's structure, whatever the point, the data and ``num_samples``.
 
     Example:
       >>> import jax, jax.numpy as jnp, vi
@@ -96,15 +104,22 @@ def gradient_noise(
       True
       False
     """
+    check_options("gradient_noise", {"num_samples": num_samples}, {"num_samples": COUNT})
     num_blocks = -(-num_samples // _BLOCK)
-
-    def one(key: Array, at: Any) -> tuple[Array, Any]:
-        if hasattr(at, "log_prob"):
-            loss, grads = objective(key, at, *problem)
-            return -loss, jax.tree.map(jnp.negative, grads)
-        return jax.value_and_grad(lambda p: -objective.loss(key, p, *problem, **kwargs))(at)
-
-    found = _moments(one, key, at, num_blocks)
+    if hasattr(at, "log_prob"):
+        if len(problem) != 1 or kwargs:
+            raise TypeError(
+                f"gradient_noise: expected with a family its target alone; got {len(problem)} "
+                f"arguments and {sorted(kwargs)}. Give vi.target(model, ...)."
+            )
+        found = _of_family(objective, key, at, *problem, num_blocks)
+    else:
+        model, guide, *args = problem
+        given = objective, key, at, model, guide, tuple(args), kwargs, num_blocks
+        try:
+            found = _of_guide(*given, bake=False)
+        except LOOKS_AT_DATA:
+            found = _of_guide(*given, bake=True)
     first, total, squares = jax.tree.map(np.asarray, found)
     count = num_blocks * _BLOCK
     mean = jax.tree.map(lambda a, b: a + b / count, first, total)
@@ -120,23 +135,65 @@ def gradient_noise(
     return GradientNoise(groups, float(mean[0]), sem, count)
 
 
-def _moments(one: Callable, key: Array, at: Any, num_blocks: int) -> tuple[Any, Any, Any]:
-    """A first estimate, and sums of the others' differences to it and of their squares."""
+@jax.jit
+def _of_family(objective: Objective, key: Array, q: Any, target: Any, num_blocks: Array) -> tuple:
+    def one(key: Array) -> tuple[Array, Any]:
+        loss, grads = objective(key, q, target)
+        return -loss, jax.tree.map(jnp.negative, grads)
 
+    return _moments(one, key, num_blocks)
+
+
+def _of_guide(
+    objective: Objective,
+    key: Array,
+    params: dict[str, Array],
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    num_blocks: int,
+    *,
+    bake: bool,
+) -> tuple:
+    """The same for a guide, compiled once for all data of the same shapes."""
+    arguments, programs = Arguments(args, kwargs, bake=bake), (model, guide)
+    keys = tuple(map(model_key, programs))
+    run = _COMPILED.pop((arguments, *keys), None) or _compile(model, guide, arguments)
+    found = run(objective, key, params, arguments.data(args, kwargs), num_blocks)
+    known = (key_after_run(p, before) for p, before in zip(programs, keys, strict=True))
+    _COMPILED[(arguments, *known)] = run
+    if len(_COMPILED) > _MAX_COMPILED:
+        _COMPILED.pop(next(iter(_COMPILED)))
+    return found
+
+
+_COMPILED: dict[tuple, Callable] = {}
+_MAX_COMPILED = 32
+
+
+def _compile(model: Callable, guide: Callable, arguments: Arguments) -> Callable:
     @jax.jit
-    def run(key: Array, at: Any) -> tuple[Any, Any, Any]:
-        first = one(jax.random.fold_in(key, 0), at)
+    def run(objective: Objective, key: Array, params: dict, data: list, num_blocks: Array) -> tuple:
+        args, kwargs = arguments.join(data)
+        value = lambda p, key: -objective.loss(key, p, model, guide, *args, **kwargs)
+        return _moments(lambda key: jax.value_and_grad(value)(params, key), key, num_blocks)
 
-        def block(carry: tuple, i: Array) -> tuple[tuple, None]:
-            keys = jax.random.split(jax.random.fold_in(key, i + 1), _BLOCK)
-            each = jax.vmap(one, in_axes=(0, None))(keys, at)
-            off = jax.tree.map(lambda x, x0: x - x0, each, first)
-            total, squares = carry
-            total = jax.tree.map(lambda a, x: a + x.sum(0), total, off)
-            return (total, jax.tree.map(lambda a, x: a + (x**2).sum(0), squares, off)), None
+    return run
 
-        zero = jax.tree.map(jnp.zeros_like, first)
-        (total, squares), _ = jax.lax.scan(block, (zero, zero), jnp.arange(num_blocks))
-        return first, total, squares
 
-    return run(key, at)
+def _moments(
+    one: Callable[[Array], tuple[Array, Any]], key: Array, num_blocks: Array
+) -> tuple[Any, Any, Any]:
+    """A first estimate, and sums of the others' differences to it and of their squares."""
+    first = one(jax.random.fold_in(key, 0))
+
+    def block(i: Array, sums: tuple) -> tuple:
+        each = jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i + 1), _BLOCK))
+        off = jax.tree.map(lambda x, x0: x - x0, each, first)
+        total, squares = sums
+        total = jax.tree.map(lambda a, x: a + x.sum(0), total, off)
+        return total, jax.tree.map(lambda a, x: a + (x**2).sum(0), squares, off)
+
+    zero = jax.tree.map(jnp.zeros_like, first)
+    return first, *jax.lax.fori_loop(0, num_blocks, block, (zero, zero))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from vi.errors import TargetError
 from vi.module import module, static
 from vi.program.estimate import estimate
-from vi.program.estimators import Estimator, Relaxed, RunningScore, Score, SiteEstimator
-from vi.program.scores import BASELINES
+from vi.program.estimators import Estimator, Relaxed, RunningScore, SiteEstimator
+from vi.program.requirements import Requirement, check_estimator_options, check_options
 from vi.program.views import FamilySource
 from vi.targets import Target
 
@@ -231,7 +231,15 @@ class Objective:
         return {"loss": loss, "mutable_state": {RUNNING: objective.update(-loss).running}}
 
 
-def objective(program: Callable) -> Callable[..., Objective]:
+@overload
+def objective(program: Callable) -> Callable[..., Objective]: ...
+@overload
+def objective(
+    *, requires: dict[str, Any] | None = None
+) -> Callable[[Callable], Callable[..., Objective]]: ...
+def objective(
+    program: Callable | None = None, *, requires: dict[str, Any] | None = None
+) -> Callable:
     """Make an objective of a program: a function of views of a target and of a family.
 
     The program's effect is sampling, ``q.sample(num_particles)`` or
@@ -245,7 +253,11 @@ def objective(program: Callable) -> Callable[..., Objective]:
     densities this makes no difference.
 
     Args:
-      program: called as ``program(p, q, **options)``; options are keyword-only.
+      program: called as ``program(p, q, **options)``; options are keyword-only. If it is not
+        given, the result is a decorator.
+      requires: what options must be, by name: pairs of words and a function, such as
+        ``{"beta": ("in [0, 1]", lambda x: (x >= 0) & (x <= 1))}``; values other than schedules
+        are checked when an objective is made.
 
     Returns:
       A constructor, ``(*, estimator=None, **options) -> Objective``.
@@ -262,10 +274,15 @@ def objective(program: Callable) -> Callable[..., Objective]:
       >>> grads.loc.shape
       (2,)
     """
+    if program is None:
+        return functools.partial(objective, requires=requires)
+    required = {name: Requirement(*each) for name, each in (requires or {}).items()}
 
     @functools.wraps(program)
     def make(*, estimator: Estimator | None = None, **options: Any) -> Objective:
         _check_call(program, estimator, options)
+        fixed = {name: x for name, x in options.items() if not isinstance(x, Scheduled)}
+        check_options(program.__name__, fixed, required)
         named = sorted(options.items())
         arrays = {name: x for name, x in named if isinstance(x, jax.Array)}
         schedules = tuple((name, x) for name, x in named if isinstance(x, Scheduled))
@@ -290,11 +307,7 @@ def _check_call(program: Callable, estimator: Any, options: dict[str, Any]) -> N
                 f"{name}: expected an estimator, an instance such as vi.Score(), or a dictionary "
                 f"of them by site; got {each!r}."
             )
-        if isinstance(each, Score) and not (callable(each.baseline) or each.baseline in BASELINES):
-            raise ValueError(
-                f"{name}: expected a baseline out of {BASELINES}, or a function; got "
-                f"{each.baseline!r}."
-            )
+        check_estimator_options(name, each)
 
 
 def _frozen(x: Any) -> Any:
@@ -304,7 +317,10 @@ def _frozen(x: Any) -> Any:
     return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
 
 
-@objective
+_ANALYTIC = Requirement("in ('entropy', 'kl') or None", lambda x: x in ("entropy", "kl", None))
+
+
+@objective(requires={"analytic": _ANALYTIC})
 def elbo(
     p: Any, q: Any, *, num_particles: int = 1, analytic: Literal["entropy", "kl"] | None = None
 ) -> Float[Array, ""]:
@@ -324,15 +340,16 @@ def elbo(
     Returns:
       Unbiased estimate, shape ``()``, nats.
 
+    Raises:
+      ValueError: for another ``analytic``.
+
     Reference: Kingma and Welling (2014), "Auto-encoding variational Bayes", equations 6 and 7.
     """
     if analytic is None:
         return q.expect(lambda z: p.log_density(z) - q.log_density(z), num_particles)
     if analytic == "entropy":
         return q.expect(lambda z: p.log_density(z) + q.entropy(z), num_particles)
-    if analytic == "kl":
-        return q.expect(lambda z: p.log_likelihood(z) - q.kl(z), num_particles)
-    raise ValueError(f"elbo: expected analytic in ('entropy', 'kl') or None; got {analytic!r}.")
+    return q.expect(lambda z: p.log_likelihood(z) - q.kl(z), num_particles)
 
 
 def with_estimator(of: Objective, estimator: Estimator | None) -> Objective:

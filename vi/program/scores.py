@@ -60,7 +60,7 @@ class RunningScore:
     and with it the baseline stays what it was given.
 
     Attributes:
-      decay: δ in (0, 1).
+      decay: δ in [0, 1).
       total: discounted sum of estimates so far, shape ``()``.
       weight: discounted number of them, shape ``()``.
 

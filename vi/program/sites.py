@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from vi.program.estimators import (
     SiteEstimator,
 )
 from vi.program.measures import MEASURE_VALUED
+from vi.program.requirements import check_estimator_options
 from vi.program.rules import is_masked, noise_size, support_size, unwrap
 
 SMALL = 64  # joint values up to which a discrete site is enumerated by default
@@ -132,9 +133,9 @@ class Guard(Messenger):
 class Discover(Guard):
     """Collects plates, and for a guide its sites, as a program runs."""
 
-    def __init__(self, estimator: Estimator | None, *, sites: bool):
+    def __init__(self, estimator: Estimator | None, params: Collection[str], *, sites: bool):
         super().__init__()
-        self.estimator, self.wanted = estimator, sites
+        self.estimator, self.params, self.wanted = estimator, params, sites
         self.sites: dict[str, Site] = {}
         self.plates: dict[str, Plate] = {}
         self.rows: dict[str, Callable] = {}
@@ -147,6 +148,12 @@ class Discover(Guard):
         self.keyed |= msg["type"] in ("control_flow", "prng_key")
         self.branches |= msg["type"] == "control_flow" and msg["fn"] is cond_wrapper
         if msg["type"] == "plate":
+            if msg["name"] in self.params:
+                raise TargetError(
+                    f"objective: expected different names of parameters and plates, since "
+                    f"NumPyro would take the values of one for the rows of the other; "
+                    f"'{msg['name']}' is both. Rename one."
+                )
             size, rows = msg["args"][:2]
             rows = size if rows is None else rows
             if rows != size and msg["value"] is None:
@@ -165,6 +172,13 @@ class Discover(Guard):
         fn, base = msg["fn"], unwrap(msg["fn"])
         plates = {frame.name: frame.dim for frame in msg["cond_indep_stack"]}
         inside = msg["value"] is not None
+        if inside and not msg.get("_control_flow_done"):
+            raise TargetError(
+                f"objective: expected a guide that draws its sites; the value of guide site "
+                f"'{msg['name']}' is given, by numpyro.handlers.substitute or the like, though it "
+                "counts as drawn. Write it as dist.Delta, or put numpyro.handlers.condition around "
+                "the model and leave the site out of the guide."
+            )
         facts = {
             "name": msg["name"],
             "kind": type(base).__name__,
@@ -211,6 +225,7 @@ def choose(
 def check(site: Site, base: Any) -> None:
     """Raise a `TargetError` where an estimator would be biased or has no rule."""
     how = site.estimator
+    check_estimator_options(f"objective: guide site '{site.name}': {type(how).__name__}", how)
     if _allows(type(how), site, base):
         return
     kinds = (*PATHWISE, *SCORED, Enumerate, MeasureValued, AcceptReject, Implicit, Relaxed)
@@ -269,7 +284,7 @@ def discover(
     def run(params: dict) -> None:
         values: dict = {}
         for program, sites in ((guide, True), (model, False)):
-            collector = Discover(estimator, sites=sites)
+            collector = Discover(estimator, params.keys(), sites=sites)
             found.append(collector)
             # The model runs at the guide's values: it may not be able to draw its own.
             given = substitute(seed(program, jax.random.key(0)), data={**params, **values})

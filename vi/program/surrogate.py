@@ -10,16 +10,17 @@ Where the objective is affine in the log densities, the difference is a sum of t
 counted at the plates it shares with the site; otherwise the program is replayed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vi.program.axis import local_to
 from vi.program.bound import Bound, Numbers
-from vi.program.tape import DensityCall, DrawCall, Draws, ScoreTerm, Term
+from vi.program.tape import DensityCall, DrawCall, Draws, Term
 
 stop = jax.lax.stop_gradient
 Parents = Callable[[str, str], frozenset[str]]  # (side, term) -> random sites it depends on
@@ -65,50 +66,96 @@ class Affine:
                     out = out - only_gradient(jnp.sum(slope * term.value))
         return out
 
-    def downstream(
-        self, owner: int, site: Term, costs: Any, pick: Callable[[Array], Array] = lambda x: x
-    ) -> Array:
-        """Sum of the costs that depend on a site, at the site's plates: ``(R, *batch or 1)``."""
-        parts = []
+    def downstream(self, owner: int, sites: list[Term], costs: Any, *, each: bool = False) -> Array:
+        """Sums of the costs that depend on each of some sites, ``(S, R, *batch or 1)``.
+
+        Costs of one shape are summed in one operation, so that the traced program does not grow
+        with the number of pairs.
+
+        Args:
+          owner: the call that drew the sites.
+          sites: of the same plates.
+          costs: contributions of the density terms.
+          each: whether the costs have a leading axis of their own for each site.
+        """
+        groups: dict[tuple, list[tuple[np.ndarray, Array]]] = {}
         calls = (call for call in self.bound.calls if isinstance(call, DensityCall))
         for call, values in zip(calls, costs, strict=True):
             for term, value in zip(call.terms, values, strict=True):
-                if call.owner == owner and site.name in self.parents(call.side, term.name):
-                    parts.append(local_to(pick(value), term.plates, site))
-        return sum(parts[1:], start=parts[0]) if parts else jnp.zeros((1,) * site.value.ndim)
+                above = self.parents(call.side, term.name) if call.owner == owner else ()
+                depends = np.array([site.name in above for site in sites])
+                if not depends.any():
+                    continue
+                local = lambda x, plates=term.plates: local_to(x, plates, sites[0])
+                part = jax.vmap(local)(value) if each else local(value)[None]
+                groups.setdefault(part.shape, []).append((depends, part))
+        if not groups:
+            return jnp.zeros((len(sites), *(1,) * sites[0].value.ndim))
+        sums = []
+        for found in groups.values():
+            mask = np.stack([depends for depends, _ in found], 1)
+            if mask.all():
+                sums += [part for _, part in found]
+                continue
+            parts = jnp.stack([part for _, part in found], 1)
+            mask = mask.reshape(*mask.shape, *(1,) * (parts.ndim - 2))
+            sums.append(jnp.where(mask, parts, 0).sum(1))
+        return sum(sums[1:], start=sums[0])
 
-    def score(self, owner: int, draws: Draws, site: ScoreTerm) -> Array:
-        """Surrogate of a score site."""
-        advantage = self.downstream(owner, site.term, self.at)
-        if site.baseline == "leave_one_out":
-            advantage = advantage - others(advantage, draws)
-        elif not isinstance(site.baseline, str):
-            advantage = advantage - site.scale / draws.particles * site.baseline
-        own = self.own(owner, site.term.name) if site.held else jnp.zeros(())
-        return own + only_gradient(jnp.sum(stop(advantage) * site.term.value))
+    def scores(self, owner: int, draws: Draws) -> Array:
+        """Surrogate of the score sites."""
+        out = jnp.zeros(())
+        for alike in _alike(draws.scores, lambda site: site.term):
+            advantages = self.downstream(owner, [site.term for site in alike], self.at)
+            for site, advantage in zip(alike, advantages, strict=True):
+                if site.baseline == "leave_one_out":
+                    advantage = advantage - others(advantage, draws)
+                elif not isinstance(site.baseline, str):
+                    advantage = advantage - site.scale / draws.particles * site.baseline
+                own = self.own(owner, site.term.name) if site.held else jnp.zeros(())
+                out = out + own + only_gradient(jnp.sum(stop(advantage) * site.term.value))
+        return out
 
-    def alternative(self, owner: int, site: Term, there: Any, first: int) -> Array:
-        """Surrogate of a site replaced by other values; ``there`` has their costs from ``first``.
+    def alternatives(self, owner: int, draws: Draws, there: Any) -> Array:
+        """Surrogate of sites replaced by other values; ``there`` has their costs, one by one.
 
         The change of the costs is taken from the draw itself.
         """
-        one = site._replace(value=site.value[:, 0])
-        here = self.downstream(owner, one, self.at)
-        count = site.value.shape[1]
+        places = draws.places()
+        out = jnp.zeros(())
+        for alike in _alike(draws.alternatives.values(), lambda other: other.weights):
+            sites = [other.weights._replace(value=other.weights.value[:, 0]) for other in alike]
+            ours = np.concatenate([places[site.name] for site in sites])
+            counts = [len(places[site.name]) for site in sites]
+            one_by_one = [site for site, n in zip(sites, counts, strict=True) for _ in range(n)]
+            costs = jax.tree.map(lambda x, ours=ours: x[ours], there)
+            here = jnp.repeat(self.downstream(owner, sites, self.at), np.array(counts), axis=0)
+            change = self.downstream(owner, one_by_one, costs, each=True) - here
+            parts = jnp.split(change, np.cumsum(counts)[:-1])
+            for other, advantage in zip(alike, parts, strict=True):
+                weights = jnp.moveaxis(other.weights.value, 1, 0)
+                own = self.own(owner, other.weights.name)
+                out = out + own + only_gradient(jnp.sum(stop(advantage) * weights))
+        return out
 
-        def at(i: Array) -> Array:
-            return self.downstream(owner, one, there, lambda x: x[first + i]) - here
 
-        advantage = jax.vmap(at, out_axes=1)(jnp.arange(count))
-        own = self.own(owner, site.name)
-        return own + only_gradient(jnp.sum(stop(advantage) * site.value))
+def _alike(sites: Iterable[Any], term: Callable[[Any], Term]) -> list[list[Any]]:
+    """Sites grouped by their plates and the number of their dimensions."""
+    groups: dict[tuple, list[Any]] = {}
+    for site in sites:
+        at = term(site)
+        groups.setdefault((at.value.ndim, *sorted(at.plates.items())), []).append(site)
+    return list(groups.values())
 
 
 class Replayed:
-    """Advantages under any objective: it is replayed with one particle replaced."""
+    """Advantages under any objective: it is replayed with one particle replaced.
 
-    def __init__(self, bound: Bound, at: Numbers):
-        self.bound = bound
+    ``uses`` says whether its value depends on the draws other than through log densities.
+    """
+
+    def __init__(self, bound: Bound, at: Numbers, *, uses: bool):
+        self.bound, self.uses = bound, uses
         self.at = self.look(bound, at)
         self.each = bound.each(self.at)
 
@@ -126,8 +173,14 @@ class Replayed:
 
         out = []
         for i, (call, new, old) in enumerate(zip(self.bound.calls, there, self.at, strict=True)):
-            own = i == owner if isinstance(call, DrawCall) else call.owner == owner
-            out.append(jax.tree.map(row, new, old) if own else old)
+            if not isinstance(call, DrawCall):
+                out.append(row(new, old) if call.owner == owner else old)
+            elif i != owner:
+                out.append(old)
+            elif self.uses:
+                out.append(jax.tree.map(row, new, old))
+            else:
+                out.append((old[0], row(new[1], old[1])))
         return out
 
     def _advantage(self, owner: int, draws: Draws, there: Any) -> Array:
@@ -145,26 +198,32 @@ class Replayed:
             for call, now in zip(self.bound.calls, self.at, strict=True)
         ]
 
-    def score(self, owner: int, draws: Draws, site: ScoreTerm) -> Array:
-        """Surrogate of a score site."""
-        if site.baseline == "leave_one_out":
-            advantage = -self._advantage(owner, draws, self._left_out(draws))
-        else:
+    def scores(self, owner: int, draws: Draws) -> Array:
+        """Surrogate of the score sites."""
+        out = jnp.zeros(())
+        centred = None
+        for site in draws.scores:
             advantage = self.each[None]
-            if not isinstance(site.baseline, str):
+            if site.baseline == "leave_one_out":
+                if centred is None:  # the same for all sites
+                    centred = -self._advantage(owner, draws, self._left_out(draws))
+                advantage = centred
+            elif not isinstance(site.baseline, str):
                 prediction = site.term._replace(value=site.baseline[None])
                 advantage = (
                     advantage - self.bound.axis.scale * self.bound.axis.gather(prediction)[0]
                 )
-        log_q, _ = self.bound.axis.gather(site.term)
-        return only_gradient(jnp.sum(stop(advantage) * log_q))
+            log_q, _ = self.bound.axis.gather(site.term)
+            out = out + only_gradient(jnp.sum(stop(advantage) * log_q))
+        return out
 
-    def alternative(self, owner: int, site: Term, there: Any, first: int) -> Array:
-        """Surrogate of a site replaced by other values, in ``there`` from ``first`` on."""
-        draws = self.bound.calls[owner].draws  # type: ignore[union-attr]
-        mine = jax.tree.map(lambda x: x[first : first + site.value.shape[1]], there)
-        advantage = jax.vmap(lambda new: self._advantage(owner, draws, new))(mine)
-        weights = jax.vmap(lambda w: self.bound.axis.gather(site._replace(value=w))[0], in_axes=1)(
-            site.value
-        )
-        return only_gradient(jnp.sum(stop(advantage) * weights))
+    def alternatives(self, owner: int, draws: Draws, there: Any) -> Array:
+        """Surrogate of sites replaced by other values; ``there`` has what the program gets then."""
+        advantages = jax.vmap(lambda new: self._advantage(owner, draws, new))(there)
+        out = jnp.zeros(())
+        for name, other in draws.alternatives.items():
+            gather = lambda w, term=other.weights: self.bound.axis.gather(term._replace(value=w))[0]
+            weights = jax.vmap(gather, in_axes=1)(other.weights.value)
+            advantage = advantages[draws.places()[name]]
+            out = out + only_gradient(jnp.sum(stop(advantage) * weights))
+        return out

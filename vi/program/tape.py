@@ -87,6 +87,13 @@ class Draws:
         """Whether the path alone carries the gradient."""
         return not (self.log_weights or self.scores or self.alternatives)
 
+    def places(self) -> dict[str, np.ndarray]:
+        """Where the other values of each site are among those of all."""
+        counts = [other.values.shape[1] for other in self.alternatives.values()]
+        ends = np.cumsum(counts)
+        ranges = (np.arange(end - n, end) for n, end in zip(counts, ends, strict=True))
+        return dict(zip(self.alternatives, ranges, strict=True))
+
 
 class DrawCall(NamedTuple):
     """The program took draws."""

@@ -13,6 +13,13 @@ from vi.errors import TargetError
 class GuideDraws(dict):
     """Values of a guide's sites, and the rows of its plates, with a leading axis of particles."""
 
+    def __missing__(self, name: str) -> Array:
+        """Say which sites there are."""
+        raise TargetError(
+            f"objective: expected the name of a site that was drawn, out of {sorted(self)}; got "
+            f"{name!r}. Name one of these."
+        )
+
 
 jax.tree_util.register_pytree_node(
     GuideDraws,

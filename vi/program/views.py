@@ -23,6 +23,7 @@ from vi.program.estimators import (
     RunningScore,
 )
 from vi.program.expectation import expectation, has_rules
+from vi.program.requirements import check_estimator_options
 from vi.program.surrogate import only_gradient, stop
 from vi.program.tape import Alternatives, Draws, ScoreTerm, Term, Through
 
@@ -40,6 +41,7 @@ _WHY_NOT = {
 
 def check_estimator(name: str, how: Any, q: Any) -> None:
     """Raise a `TargetError` if a family on the flat vector does not go with an estimator."""
+    check_estimator_options(f"{name}: {type(how).__name__}", how)
     point = isinstance(q, Delta)
     mean_field = isinstance(q, Gaussian) and isinstance(q.scale, DiagonalScale)
     if isinstance(how, DoublyReparameterized) and how.model:

@@ -1,10 +1,8 @@
 """What is to be approximated: an unconstrained log density with its sites and data."""
 
-import collections.abc
 import dataclasses
 import functools
 import sys
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +13,14 @@ from jaxtyping import Array, Float
 
 from vi.errors import LOOKS_AT_DATA, TargetError, blame_model, check_call
 from vi.module import module, static
-from vi.structural import structural_key
 from vi.targets.arguments import Arguments
 from vi.targets.density import PlainDensity
+from vi.targets.identity import key_after_run, model_key
 from vi.targets.layout import Layout
 from vi.targets.running import RUNNING_A_MODEL
 
 _STRUCTURES: OrderedDict[tuple, Any] = OrderedDict()  # so that equal calls share compiled code
 _MAX_STRUCTURES = 256
-_RESTLESS: weakref.WeakSet = weakref.WeakSet()  # models that change what they read
 
 
 @module
@@ -200,30 +197,17 @@ def _look_at_data(model: Callable, args: tuple, kwargs: dict) -> Target:
         ) from error
 
 
-def _model_key(model: Callable) -> Any:
-    """What tells models apart: code and what it reads; identity if running a model changes that.
-
-    A model that counts its calls is the same model after them.
-    """
-    function = getattr(model, "__func__", model)
-    if isinstance(function, collections.abc.Hashable) and function in _RESTLESS:
-        return (id(function), id(getattr(model, "__self__", None)))
-    return structural_key(model)
-
-
 def _build(model: Callable, args: tuple, kwargs: dict, *, bake: bool) -> Target:
     arguments = Arguments(args, kwargs, bake=bake)
     data = arguments.data(args, kwargs)
     shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in data)
     rest = (arguments, shapes, jnp.result_type(float))
-    key = (_model_key(model), *rest)
+    key = (model_key(model), *rest)
     if key in _STRUCTURES:
         _STRUCTURES.move_to_end(key)
     else:
         made = _inspect(model, args, kwargs, arguments, data, bake=bake)
-        if _model_key(model) != key[0]:
-            _RESTLESS.add(getattr(model, "__func__", model))
-            key = (_model_key(model), *rest)
+        key = (key_after_run(model, key[0]), *rest)
         _STRUCTURES[key] = made
         if len(_STRUCTURES) > _MAX_STRUCTURES:
             _STRUCTURES.popitem(last=False)
