@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from vi.errors import TargetError
 from vi.program.objective import objective
-from vi.program.requirements import NOT_NEGATIVE, POSITIVE
+from vi.program.requirements import NOT_NEGATIVE
 
 
-@objective(requires={"emphasis": POSITIVE})
+@objective(requires={"emphasis": NOT_NEGATIVE})
 def data_emphasised_elbo(
     p: Any,
     q: Any,
