@@ -20,35 +20,72 @@ from gp.kernels import (
     from_tinygp,
     pointwise,
 )
-from gp.means import ConstantMean, FunctionMean, LinearMean, Zero, function_mean
-from gp.prior import Conditional, Prior
-from gp.sites import Sites
+from gp.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Expectation,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+    ordinal,
+)
+from gp.means import (
+    ConstantMean,
+    FunctionMean,
+    LinearMean,
+    Zero,
+    function_mean,
+)
+from gp.prior import (
+    Conditional,
+    Prior,
+)
+from gp.sites import (
+    Sites,
+)
 
 __all__ = [
     "ActiveDimensions",
     "ArcCosine",
+    "Bernoulli",
+    "Beta",
+    "Categorical",
     "Conditional",
     "Constant",
     "ConstantMean",
     "Deep",
+    "Expectation",
     "FunctionMean",
+    "Gaussian",
+    "HeteroscedasticGaussian",
     "Kernel",
+    "Likelihood",
     "Linear",
     "LinearMean",
     "Matern",
+    "NegativeBinomial",
+    "Ordinal",
     "Periodic",
     "Pointwise",
+    "Poisson",
     "Prior",
     "Product",
     "RationalQuadratic",
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "StudentT",
     "Sum",
     "Zero",
     "deep",
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "ordinal",
     "pointwise",
 ]
