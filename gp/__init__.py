@@ -1,5 +1,8 @@
 """Gaussian processes: exact, and variational on sites of their priors, for any likelihood."""
 
+from gp.fitting import (
+    fit,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -34,12 +37,18 @@ from gp.likelihoods import (
     StudentT,
     ordinal,
 )
+from gp.loading import (
+    load,
+)
 from gp.means import (
     ConstantMean,
     FunctionMean,
     LinearMean,
     Zero,
     function_mean,
+)
+from gp.posterior import (
+    Posterior,
 )
 from gp.prior import (
     Conditional,
@@ -73,6 +82,7 @@ __all__ = [
     "Periodic",
     "Pointwise",
     "Poisson",
+    "Posterior",
     "Prior",
     "Product",
     "RationalQuadratic",
@@ -83,9 +93,11 @@ __all__ = [
     "Sum",
     "Zero",
     "deep",
+    "fit",
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "load",
     "ordinal",
     "pointwise",
 ]

@@ -167,10 +167,9 @@ class HeteroscedasticGaussian(Likelihood):
         _check_real("HeteroscedasticGaussian", y)
 
     def start(self, y: Float[Array, " N"]) -> Float[Array, "N 2"]:
-        """The targets' mean and log variance."""
+        """The targets, and their log variance."""
         spread = jnp.maximum(jnp.var(y), jnp.finfo(y.dtype).tiny)
-        overall = jnp.stack([jnp.mean(y), jnp.log(spread)])
-        return jnp.broadcast_to(overall, (*y.shape, 2))
+        return jnp.stack([y, jnp.full_like(y, jnp.log(spread))], -1)
 
     def expect(
         self, mean: Float[Array, "N 2"], variance: Float[Array, "N 2"], y: Float[Array, " N"]
