@@ -1,6 +1,5 @@
 """The dense back-end: the exact prior, by one Cholesky factorisation of N rows."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -103,8 +102,7 @@ class DensePrior:
         return _draw(self, conditional.factor, x_new, noise)
 
 
-@functools.partial(quick_jit, static_argnames="full_cov")
-def _predict(
+def _moments(
     prior: DensePrior, factor: DenseFactor, x_new: Array, *, full_cov: bool
 ) -> tuple[Array, Array]:
     tril, root, weights = factor
@@ -116,9 +114,12 @@ def _predict(
     return mean, jnp.maximum(prior.kernel.diagonal(x_new) - jnp.sum(half**2, 0), 0.0)
 
 
+_predict = quick_jit(_moments, static_argnames="full_cov")
+
+
 @quick_jit
 def _draw(prior: DensePrior, factor: DenseFactor, x_new: Array, noise: Array) -> Array:
-    mean, covariance = _predict(prior, factor, x_new, full_cov=True)
+    mean, covariance = _moments(prior, factor, x_new, full_cov=True)
     variance = jnp.mean(prior.kernel.diagonal(x_new))
     tril, _ = safe_cholesky(covariance, jnp.full_like(mean, variance))
     return mean + noise @ tril.T

@@ -59,8 +59,8 @@ def fit(
     what the ELBO can reach with them (`gp.evidence.evidence`), positive ones by their
     logarithms, from one start. Inputs and targets are taken as they are: nothing is standardised,
     and the default start is read off their scales. Inputs that coincide share one latent value,
-    which changes no result. Use 64-bit floats (``jax.config.update("jax_enable_x64", True)``): in 32
-    bits it goes on with as much jitter as it takes, and says so.
+    which changes no result. Use 64-bit floats (``jax.config.update("jax_enable_x64", True)``): in
+    32 bits it goes on with as much jitter as it takes, and says so.
 
     Args:
       x: inputs, shape ``(N, D)``, or ``(N,)``.
@@ -74,9 +74,10 @@ def fit(
       method: a prior back-end by name, ``"dense"`` for instance, or ``"auto"``, which chooses by
         the number of distinct inputs.
       method_options: options of the back-end.
-      priors: distributions of NumPyro, or anything with ``log_prob``, by names of hyperparameters, or
-        their last parts, as in ``{"lengthscale": dist.LogNormal(0.0, 1.0)}``; their log densities,
-        in the hyperparameters' own units, are added to the ELBO (maximum a posteriori).
+      priors: distributions of NumPyro, or anything with ``log_prob``, by names of
+        hyperparameters, or their last parts, as in ``{"lengthscale": dist.LogNormal(0.0, 1.0)}``;
+        their log densities, in the hyperparameters' own units, are added to the ELBO (maximum a
+        posteriori).
       train: whether to train hyperparameters at all.
       fixed: names of hyperparameters to leave as they are, or their last parts.
       missing: what to do with targets that are NaN: ``"raise"`` or ``"ignore"`` them.

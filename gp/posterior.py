@@ -99,25 +99,25 @@ class Posterior:
         Raises:
           ValueError: for inputs of another shape or not finite, or ``"local"`` where it cannot be.
         """
-        x_new = as_inputs(x_new, "Posterior.predict", self.data.x.shape[1])
-        x_new = x_new.astype(self.data.x.dtype)
+        rows = as_inputs(x_new, "Posterior.predict", self.data.x.shape[1])
+        rows = rows.astype(self.data.x.dtype)
         if method == "local":
-            return self._local(x_new, num_neighbors, full_cov=full_cov)
+            return self._local(rows, num_neighbors, full_cov=full_cov)
         if method != "posterior":
             raise ValueError(
                 f"Posterior.predict: expected method 'posterior' or 'local'; got {method!r}."
             )
         if full_cov:
-            found = self.prior.predict(self.q, jnp.asarray(x_new), full_cov=True)
+            found = self.prior.predict(self.q, jnp.asarray(rows), full_cov=True)
             return Prediction(*map(np.asarray, found))
         parts = []
         with blas_threads(len(self.data.x)):
-            for start in range(0, len(x_new), BLOCK):
-                rows = x_new[start : start + BLOCK]
-                size = min(BLOCK, 1 << (len(rows) - 1).bit_length())
-                filled = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), 0)])
+            for start in range(0, len(rows), BLOCK):
+                some = rows[start : start + BLOCK]
+                size = min(BLOCK, 1 << (len(some) - 1).bit_length())
+                filled = np.concatenate([some, np.repeat(some[-1:], size - len(some), 0)])
                 found = self.prior.predict(self.q, jnp.asarray(filled))
-                parts.append([np.asarray(part)[: len(rows)] for part in found])
+                parts.append([np.asarray(part)[: len(some)] for part in found])
         return Prediction(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _local(self, x_new: np.ndarray, count: int, *, full_cov: bool) -> Prediction:
@@ -164,14 +164,14 @@ class Posterior:
           ValueError: as `predict`, or for targets outside the likelihood's support.
         """
         latent = self.predict(x_new, **options)
-        y_new = np.asarray(y_new).astype(self.data.y.dtype)
-        if y_new.shape != latent.mean.shape[:1]:
+        targets = np.asarray(y_new).astype(self.data.y.dtype)
+        if targets.shape != latent.mean.shape[:1]:
             raise ValueError(
                 f"Posterior.log_predictive_density: expected targets of shape "
-                f"{latent.mean.shape[:1]}; got {y_new.shape}."
+                f"{latent.mean.shape[:1]}; got {targets.shape}."
             )
-        self.model.likelihood.check(y_new)
-        args = map(jnp.asarray, (*latent, y_new))
+        self.model.likelihood.check(targets)
+        args = map(jnp.asarray, (*latent, targets))
         return np.asarray(_log_predictive(self.model.likelihood, *args))
 
     def sample(self, key: Array, x_new: Float[Array, "M D"], num_samples: int = 1) -> np.ndarray:
@@ -185,9 +185,9 @@ class Posterior:
         Returns:
           The draws.
         """
-        x_new = as_inputs(x_new, "Posterior.sample", self.data.x.shape[1])
-        x_new = jnp.asarray(x_new.astype(self.data.x.dtype))
-        return np.asarray(self.prior.sample(key, self.q, x_new, num_samples))
+        rows = as_inputs(x_new, "Posterior.sample", self.data.x.shape[1])
+        points = jnp.asarray(rows.astype(self.data.x.dtype))
+        return np.asarray(self.prior.sample(key, self.q, points, num_samples))
 
     def leave_one_out(self) -> np.ndarray:
         """Log predictive density of each target given all others, nats; see `checks`."""
@@ -215,8 +215,8 @@ class Posterior:
     def plot(self, *, points: int = 200) -> "Figure":
         """The function, over one or two coordinates; returns the matplotlib figure.
 
-        Over one, mean and two standard deviations of the function and of new data; over two, maps of
-        the mean of new data and of the function's standard deviation.
+        Over one, mean and two standard deviations of the function and of new data; over two, maps
+        of the mean of new data and of the function's standard deviation.
 
         Args:
           points: of the grid, along each coordinate.
@@ -231,9 +231,8 @@ class Posterior:
                 f"D = {x.shape[1]}, {self.model.likelihood.latents} latent functions. Plot "
                 "predict() along what matters."
             )
-        axes = [
-            np.linspace(low, high, points) for low, high in zip(x.min(0), x.max(0), strict=True)
-        ]
+        ends = zip(x.min(0), x.max(0), strict=True)
+        axes = [np.linspace(low, high, points) for low, high in ends]
         if x.shape[1] == 1:
             new = self.predict_y(axes[0])
             bands = [(new.mean, np.sqrt(new.variance))]

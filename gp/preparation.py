@@ -33,8 +33,8 @@ def prepare(
 ) -> Prepared:
     """Check data and model, fill in defaults, and bring all to the data's precision.
 
-    With L > 1 latent functions every hyperparameter of kernel and mean gets a first axis of length L:
-    each function has its own. Kernels and means may then be given as sequences of L.
+    With L > 1 latent functions every hyperparameter of kernel and mean gets a first axis of length
+    L: each function has its own. Kernels and means may then be given as sequences of L.
 
     Raises:
       TypeError: if the likelihood is none of `gp`'s kind.

@@ -82,13 +82,17 @@ class TrainingRun:
     def initial(self) -> TrainingState:
         """The state before the first step; its loss says whether there is anything to train."""
         zero, running = np.int32(0), np.int32(Status.RUNNING)
-        with blas_threads(len(self.data.x)):
-            loss, grads = _first_look(self.values, self.sites, self._fixed)
+        loss, grads = self._start
         nothing = np.zeros(0), np.zeros(0, int)
         state = self._init(self.values)
         return TrainingState(
             zero, self.values, state, loss, grads, zero, running, self.sites, *nothing
         )
+
+    @functools.cached_property
+    def _start(self) -> tuple[Array, Values]:
+        with blas_threads(len(self.data.x)):
+            return _first_look(self.values, self.sites, self._fixed)
 
     @property
     def _fixed(self) -> tuple:
