@@ -146,13 +146,15 @@ def test_interrupted_training_goes_on_to_the_same_bits(classified, tmp_path):
 
 
 def test_other_data_of_the_shape_compile_nothing(fitted):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
-    )
-    other = gp.fit(X[::-1] * 1.1, Y + np.cos(X[:, 1]), key=jax.random.key(5))
-    other.predict(NEW)
+    fitted.predict(NEW)
+    key, compiled = jax.random.key(5), []
+    listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    other = gp.fit(X[::-1] * 1.1, Y + np.cos(X[:, 1]), key=key)
+    other.predict(NEW + 1)
     assert not compiled
+    jax.jit(lambda x: x + 1)(1.0)
+    assert compiled
     assert other.elbo != fitted.elbo
 
 
@@ -165,6 +167,7 @@ def test_priors_are_added(fitted):
     assert held.elbo < fitted.elbo
 
 
+@pytest.mark.slow
 def test_other_optimizers_train_too(fitted):
     trained = gp.fit(X, Y, key=KEY, optimizer=optax.adam(0.1), num_steps=60)
     assert trained.elbo > fitted.elbo - 1.0
@@ -180,6 +183,7 @@ def test_missing_targets_are_left_out(fitted):
     assert "5 targets were missing" in ignored.verdict.text
 
 
+@pytest.mark.slow
 def test_noise_of_two_sizes_is_found():
     with jax.enable_x64(True):
         x = np.linspace(0, 1, 80)
@@ -197,6 +201,7 @@ def test_noise_of_two_sizes_is_found():
             gp.fit(x, y, key=KEY, likelihood=gp.HeteroscedasticGaussian(), kernel=kernels[:1])
 
 
+@pytest.mark.slow
 def test_a_method_is_one_line_and_its_graph_follows_the_length_scales(monkeypatch):
     made = []
 
