@@ -131,9 +131,9 @@ def explain(model: Model, data: Data, owner: str) -> str:
         from scipy.spatial import KDTree
 
         points = np.asarray(kernel.metric(x), float)
-        distance, near = KDTree(points).query(points, k=min(2, len(points)))
-        i = int(np.argmin(distance[:, -1]))
-        pair = [np.asarray(x[k]).tolist() for k in (i, int(near[i, -1]))]
+        distance, near = map(np.asarray, KDTree(points).query(points, k=[min(2, len(points))]))
+        i = int(np.argmin(distance[:, 0]))
+        pair = [np.asarray(x[k]).tolist() for k in (i, int(near[i, 0]))]
         return (
             f"{owner}: expected a positive definite kernel; its matrix has the eigenvalue "
             f"{least:.3g} beside variances of {scale:.3g}, more than jitter mends. The closest "
