@@ -75,7 +75,7 @@ def assemble(
             found = follow(model, prior, data, sites)
             sites = found.sites
             if status == Status.CONVERGED and not bool(found.converged):
-                status = Status.MAX_STEPS
+                status = Status.STALLED
         q = condition(prior, sites)
         elbo = float(bound(likelihood, data, q))
         if not np.isfinite(elbo) and not status.failed:
