@@ -83,9 +83,10 @@ def assemble(
         checks = check(_fresh(key), prior, likelihood, data, sites, q)
     if data.y.dtype == np.float32 and (float(q.jitter) > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
-    kind = "exact posterior" if _is_exact(model, about["method"]) else "Gaussian posterior"
+    exact = model.likelihood.conjugate and about["method"] == "dense"
+    kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
-    verdict = judge(checks, status, elbo, float(q.jitter), what, notes)
+    verdict = judge(checks, status, elbo, float(q.jitter), what, notes, exact=exact)
     steps = int(history["step"][-1]) if len(history["step"]) else 0
     cost = {"steps": steps, **clock.read()}
     provenance = {
@@ -101,10 +102,6 @@ def assemble(
     return Posterior(
         model, prior, data, sites, q, elbo, status, verdict, checks, history, cost, key, provenance
     )
-
-
-def _is_exact(model: Model, method: str) -> bool:
-    return model.likelihood.conjugate and method == "dense"
 
 
 def _fresh(key: Array) -> Array:
