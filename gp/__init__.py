@@ -1,0 +1,43 @@
+"""Gaussian processes: exact, and variational on sites of their priors, for any likelihood."""
+
+from gp.kernels import (
+    ActiveDimensions,
+    ArcCosine,
+    Constant,
+    Deep,
+    Kernel,
+    Linear,
+    Matern,
+    Periodic,
+    Pointwise,
+    Product,
+    RationalQuadratic,
+    Scaled,
+    SquaredExponential,
+    Sum,
+    deep,
+    from_gpjax,
+    from_tinygp,
+    pointwise,
+)
+
+__all__ = [
+    "ActiveDimensions",
+    "ArcCosine",
+    "Constant",
+    "Deep",
+    "Kernel",
+    "Linear",
+    "Matern",
+    "Periodic",
+    "Pointwise",
+    "Product",
+    "RationalQuadratic",
+    "Scaled",
+    "SquaredExponential",
+    "Sum",
+    "deep",
+    "from_gpjax",
+    "from_tinygp",
+    "pointwise",
+]
