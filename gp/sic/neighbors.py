@@ -64,34 +64,44 @@ def _nearest_before(points: np.ndarray, rows: np.ndarray, m: int) -> np.ndarray:
     return out
 
 
-def nearest_by_block(
-    points: np.ndarray, queries: np.ndarray, limits: np.ndarray, per_block: int
-) -> np.ndarray:
-    """Neighbours at all scales: the nearest of each index block [2ᵇ, 2ᵇ⁺¹) of ordered points.
+class MultiscaleSearch:
+    """Neighbours at all scales: the nearest few of each index block [2ᵇ, 2ᵇ⁺¹) of ordered points.
 
     Args:
       points: shape ``(n, d)``, in order, coarsest first.
-      queries: shape ``(q, d)``.
-      limits: shape ``(q,)``; only indices below a query's limit count.
       per_block: r, the number of neighbours from each block.
-
-    Returns:
-      Shape ``(q, w)``, int32: indices, in no order, n where there is none.
-
-    Complexity:
-      O(q r log² n) time, O(q r log n) memory.
     """
-    from scipy.spatial import cKDTree
 
-    n, found, start = len(points), [], 0
-    while start < n:
-        end = min(n, max(2 * start, per_block))
-        tree = cKDTree(points[start:end], balanced_tree=False, compact_nodes=False)
-        count = min(per_block, end - start)
-        rows = np.flatnonzero(limits > start)
-        block = np.full((len(queries), count), n, np.int32)
-        near = tree.query(queries[rows], k=np.arange(1, count + 1))[1] + start
-        block[rows] = np.where(near < limits[rows, None], near, n)
-        found.append(block)
-        start = end
-    return np.concatenate(found, axis=1)
+    def __init__(self, points: np.ndarray, per_block: int):
+        from scipy.spatial import cKDTree
+
+        self.size, self.per_block, self.trees = len(points), per_block, []
+        start = 0
+        while start < self.size:
+            end = min(self.size, max(2 * start, per_block))
+            tree = cKDTree(points[start:end], balanced_tree=False, compact_nodes=False)
+            self.trees.append((start, tree))
+            start = end
+
+    def query(self, queries: np.ndarray, limits: np.ndarray) -> np.ndarray:
+        """The neighbours of each query among the indices below its limit.
+
+        Args:
+          queries: shape ``(q, d)``.
+          limits: shape ``(q,)``.
+
+        Returns:
+          Shape ``(q, w)``, int32: indices, in no order, n where there is none.
+
+        Complexity:
+          O(q r log² n) time, O(q r log n) memory.
+        """
+        found = []
+        for start, tree in self.trees:
+            count = min(self.per_block, tree.n)
+            rows = np.flatnonzero(limits > start)
+            block = np.full((len(queries), count), self.size, np.int32)
+            near = tree.query(queries[rows], k=np.arange(1, count + 1))[1] + start
+            block[rows] = np.where(near < limits[rows, None], near, self.size)
+            found.append(block)
+        return np.concatenate(found, axis=1)

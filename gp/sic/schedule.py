@@ -1,0 +1,67 @@
+"""When columns can be worked on together: levels of a sparsity pattern, cut into equal blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_OVERHEAD = 4  # of a block, in columns
+
+
+def dependency_levels(neighbors: np.ndarray) -> np.ndarray:
+    """The length of the longest chain of neighbours that leads up to each point.
+
+    Points of one level are not neighbours of one another: a triangular solve can take them together.
+
+    Args:
+      neighbors: shape ``(n, m)``, int32; indices below the row's own, n where there are none.
+
+    Returns:
+      Shape ``(n,)``, int32, from 0.
+
+    Complexity:
+      O(n m).
+    """
+    return np.asarray(_levels(neighbors))
+
+
+@jax.jit
+def _levels(neighbors: jax.Array) -> jax.Array:
+    n = neighbors.shape[0]
+
+    def one(k: jax.Array, levels: jax.Array) -> jax.Array:
+        near = lax.dynamic_index_in_dim(neighbors, k, keepdims=False)
+        return levels.at[k].set(1 + jnp.max(levels[near], initial=-1))
+
+    return lax.fori_loop(0, n, one, jnp.full(n + 1, -1, jnp.int32))[:n]
+
+
+def level_blocks(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Cut points that are sorted by level into blocks of one width, none across two levels.
+
+    Blocks are short enough that little is padded and long enough that there are not too many.
+
+    Args:
+      levels: shape ``(n,)``, sorted.
+
+    Returns:
+      Starts and sizes of the blocks, int32, and the width; empty blocks at the end, whose number
+      makes the count a round one, so that data of like shape share compiled code.
+    """
+    n, counts = len(levels), np.bincount(levels)
+    widths = 2 ** np.arange(15)
+    blocks = np.array([np.sum(-(-counts // width)) for width in widths])
+    width = int(widths[np.argmin(blocks * (widths + _OVERHEAD))])
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    starts = [np.arange(s, s + c, width) for s, c in zip(first, counts, strict=True)]
+    sizes = [np.minimum(width, s + c - b) for s, c, b in zip(first, counts, starts, strict=True)]
+    spare = rounded(sum(map(len, starts))) - sum(map(len, starts))
+    starts = np.concatenate([*starts, np.full(spare, n)])
+    sizes = np.concatenate([*sizes, np.zeros(spare, int)])
+    return starts.astype(np.int32), sizes.astype(np.int32), width
+
+
+def rounded(count: int) -> int:
+    """The next integer of at most four binary digits and zeros behind."""
+    step = 2 ** max(0, int(count).bit_length() - 4)
+    return -(-count // step) * step
