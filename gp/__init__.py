@@ -20,24 +20,35 @@ from gp.kernels import (
     from_tinygp,
     pointwise,
 )
+from gp.means import ConstantMean, FunctionMean, LinearMean, Zero, function_mean
+from gp.prior import Conditional, Prior
+from gp.sites import Sites
 
 __all__ = [
     "ActiveDimensions",
     "ArcCosine",
+    "Conditional",
     "Constant",
+    "ConstantMean",
     "Deep",
+    "FunctionMean",
     "Kernel",
     "Linear",
+    "LinearMean",
     "Matern",
     "Periodic",
     "Pointwise",
+    "Prior",
     "Product",
     "RationalQuadratic",
     "Scaled",
+    "Sites",
     "SquaredExponential",
     "Sum",
+    "Zero",
     "deep",
     "from_gpjax",
     "from_tinygp",
+    "function_mean",
     "pointwise",
 ]
