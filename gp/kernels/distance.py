@@ -32,7 +32,10 @@ def squared_distance(a: Float[Array, "*B N D"], b: Float[Array, "*B M D"]) -> Ar
 def safe_sqrt(x: Array) -> Array:
     """The square root, with derivative 0 at 0 in place of infinity."""
     positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+    # Compiled code may compute x twice with other rounding, so that one of these two conditions holds
+    # and the other does not: what takes the place of x must be near 0 itself.
+    nearly_zero = jnp.finfo(x.dtype).tiny
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, nearly_zero)), 0.0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -2,5 +2,6 @@
 
 from gp.sic.graph import SICGraph, sic_graph
 from gp.sic.order import coarse_to_fine_order
+from gp.sic.prior import SICPrior, neighbor_gap
 
-__all__ = ["SICGraph", "coarse_to_fine_order", "sic_graph"]
+__all__ = ["SICGraph", "SICPrior", "coarse_to_fine_order", "neighbor_gap", "sic_graph"]

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from gp.sic.neighbors import MultiscaleSearch
-from gp.sic.schedule import rounded
+from gp.sic.pattern import rounded
 from vi.module import module
 
 SIZE = 16  # points that share their ancestors
@@ -36,6 +36,7 @@ def make_groups(
     queries: np.ndarray,
     limits: np.ndarray,
     own: np.ndarray,
+    size: int = SIZE,
 ) -> Groups:
     """Group query points and find their ancestors.
 
@@ -45,6 +46,7 @@ def make_groups(
       queries: shape ``(q, d)``.
       limits: shape ``(q,)``; only ranks below a query's limit are its ancestors.
       own: positions that are ancestors in any case, shape ``(q, w)``; n in free places.
+      size: largest group; where the queries are sparse among the points, small groups share more.
 
     Returns:
       The groups.
@@ -52,7 +54,7 @@ def make_groups(
     Complexity:
       O(q r log² n) time, O(q P / s) memory, for r from each of log n index blocks.
     """
-    members = nearby_groups(queries)
+    members = nearby_groups(queries, size)
     unions = []
     for start in range(0, len(members), _AT_ONCE):
         some = members[start : start + _AT_ONCE]
@@ -67,7 +69,7 @@ def make_groups(
     return Groups(members, ancestors)
 
 
-def nearby_groups(points: np.ndarray, size: int = SIZE) -> np.ndarray:
+def nearby_groups(points: np.ndarray, size: int) -> np.ndarray:
     """Split points into equal groups of near ones, by halving along the widest coordinate.
 
     Args:

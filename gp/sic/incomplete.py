@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gp.sic.graph import SICGraph
+from gp.sic.pattern import Pattern
 from gp.sic.solve import padded
 
 
 def incomplete_cholesky(
-    graph: SICGraph, prior: Float[Array, "n m1"], precision: Float[Array, " n"]
+    pattern: Pattern, prior: Float[Array, "n m1"], precision: Float[Array, " n"]
 ) -> Float[Array, "n m1"]:
     r"""Factor :math:`U U^T + \mathrm{diag}(w) \approx V V^T` with V on the pattern of U.
 
@@ -27,7 +27,7 @@ def incomplete_cholesky(
     and with it every pivot positive.
 
     Args:
-      graph: the graph.
+      pattern: that of the factors.
       prior: columns of U.
       precision: w, not negative; 0 where there is no datum.
 
@@ -42,13 +42,13 @@ def incomplete_cholesky(
     Gaussian processes via double Kullback-Leibler minimization", section 3.3 (the idea; they run it
     column by column).
     """
-    m = graph.num_neighbors
-    u_all, near_all = padded(graph, prior), padded(graph, graph.neighbors, graph.size)
-    w_all, lanes, last = padded(graph, precision), jnp.arange(graph.width), len(graph.starts) - 1
+    m = pattern.num_neighbors
+    u_all, near_all = padded(pattern, prior), padded(pattern, pattern.neighbors, pattern.size)
+    w_all, lanes, last = padded(pattern, precision), jnp.arange(pattern.width), len(pattern.starts) - 1
 
     def block(i: Array, gained: Array) -> Array:
-        start = jnp.asarray(graph.starts)[last - i]
-        cut = lambda values: lax.dynamic_slice_in_dim(values, start, graph.width)
+        start = jnp.asarray(pattern.starts)[last - i]
+        cut = lambda values: lax.dynamic_slice_in_dim(values, start, pattern.width)
         u, near = cut(u_all), cut(near_all)
         v = _columns(u, cut(w_all), cut(gained))
         moved = u[:, :-1, None] * u[:, None, :-1] - v[:, :-1, None] * v[:, None, :-1]
@@ -58,11 +58,11 @@ def incomplete_cholesky(
             same = of_near == near[:, None, other : other + 1]
             rows = rows + jnp.where(same, moved[:, :, other : other + 1], 0)
         rows = jnp.concatenate([rows, jnp.diagonal(moved, axis1=1, axis2=2)[..., None]], axis=-1)
-        live = lanes < jnp.asarray(graph.sizes)[last - i]
+        live = lanes < jnp.asarray(pattern.sizes)[last - i]
         return gained.at[jnp.where(live[:, None], near, len(gained))].add(rows, mode="drop")
 
-    gained = lax.fori_loop(0, len(graph.starts), block, jnp.zeros_like(u_all))
-    return _columns(prior, precision, gained[: graph.size])
+    gained = lax.fori_loop(0, len(pattern.starts), block, jnp.zeros_like(u_all))
+    return _columns(prior, precision, gained[: pattern.size])
 
 
 def _columns(u: Array, w: Array, gained: Array) -> Array:

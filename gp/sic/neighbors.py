@@ -3,15 +3,13 @@
 import numpy as np
 
 _GROWTH = 1.3  # from one tree to the next
-_DENSE = 256  # points whose neighbours are found without a tree
+_FIRST = 256  # points in the first of them
 
 
 def preceding_neighbors(points: np.ndarray, num_neighbors: int) -> np.ndarray:
     """For each point its nearest neighbours among those before it.
 
-    Points are taken by blocks of the index, a tree on all points up to the end of each; a block's
-    points ask it for some more neighbours than are wanted, keep those that come before, and ask
-    again, for twice as many, where these are too few.
+    Points are taken by blocks of the index, a tree on all points up to the end of each.
 
     Args:
       points: shape ``(n, d)``, in order.
@@ -24,42 +22,54 @@ def preceding_neighbors(points: np.ndarray, num_neighbors: int) -> np.ndarray:
       O(n m log n) time for points in few dimensions, O(n m) memory: about 10 CPU seconds for a
       million points in the plane and m = 20.
     """
-    n = len(points)
-    out = np.full((n, num_neighbors), n, np.int32)
-    start = min(n, max(_DENSE, num_neighbors + 1))
-    _fill_dense(points[:start], out)
+    n, start = len(points), 0
+    out = np.empty((n, num_neighbors), np.int32)
     while start < n:
-        end = min(n, int(_GROWTH * start) + 1)
-        out[start:end] = _nearest_before(points[:end], np.arange(start, end), num_neighbors)
+        end = min(n, max(_FIRST, int(_GROWTH * start)))
+        some, limits = points[start:end], np.arange(start, end)
+        near = nearest_before(points[:end], some, limits, num_neighbors)
+        out[start:end] = np.where(near < end, near, n)
         start = end
     out.sort(axis=1)
     return out
 
 
-def _fill_dense(points: np.ndarray, out: np.ndarray) -> None:
-    m = out.shape[1]
-    for k in range(1, len(points)):
-        squared = np.sum((points[:k] - points[k]) ** 2, axis=1)
-        if k <= m:
-            out[k, :k] = np.arange(k)
-        else:
-            out[k] = np.argpartition(squared, m - 1)[:m]
+def nearest_before(
+    points: np.ndarray, queries: np.ndarray, limits: np.ndarray, num_neighbors: int
+) -> np.ndarray:
+    """The nearest of the points whose index is below each query's limit.
 
+    A tree gives some more neighbours than are wanted; where too few of them are below the limit it
+    is asked again, for twice as many.
 
-def _nearest_before(points: np.ndarray, rows: np.ndarray, m: int) -> np.ndarray:
+    Args:
+      points: shape ``(n, d)``.
+      queries: shape ``(q, d)``.
+      limits: shape ``(q,)``.
+      num_neighbors: m.
+
+    Returns:
+      Indices, shape ``(q, m)``, int32, nearest first, then n where there are none.
+
+    Complexity:
+      O(q m log n) where most points are below the limits.
+    """
     from scipy.spatial import cKDTree
 
+    n = len(points)
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    out = np.empty((len(rows), m), np.int32)
-    asked, todo = int(1.25 * m) + 4, np.arange(len(rows))
+    out = np.full((len(queries), num_neighbors), n, np.int32)
+    asked, todo = int(1.25 * num_neighbors) + 4, np.arange(len(queries))
+    wanted = np.minimum(limits, num_neighbors)
     while len(todo):
-        asked = min(asked, len(points))
-        near = tree.query(points[rows[todo]], k=asked)[1]
-        before = near < rows[todo, None]
-        found = before.sum(axis=1) >= m
-        near, before = near[found], before[found]
-        first = before & (np.cumsum(before, axis=1) <= m)
-        out[todo[found]] = near[first].reshape(-1, m)
+        asked = min(asked, n)
+        near = tree.query(queries[todo], k=np.arange(1, asked + 1))[1]
+        before = near < limits[todo, None]
+        found = before.sum(axis=1) >= wanted[todo]
+        near, before, rows = near[found], before[found], todo[found]
+        place = np.cumsum(before, axis=1) - 1
+        row, column = np.nonzero(before & (place < num_neighbors))
+        out[rows[row], place[row, column]] = near[row, column]
         todo, asked = todo[~found], 2 * asked
     return out
 

@@ -8,7 +8,7 @@ _CLOSE = 0.4  # share of the points that have a neighbour within it
 
 
 def coarse_to_fine_order(points: np.ndarray) -> np.ndarray:
-    r"""Order distinct points so that each prefix is a net of the whole.
+    r"""Order points so that each prefix is a net of the whole.
 
     Nested nets :math:`N_0 \subset N_1 \subset \dots`, from fine to coarse: each is a maximal subset
     of the next in which no two points are closer than a radius, and the radii grow as the nets
@@ -19,7 +19,7 @@ def coarse_to_fine_order(points: np.ndarray) -> np.ndarray:
     instead of a heap that moves one point at a time.
 
     Args:
-      points: shape ``(n, d)``, in the metric that counts (inputs over length scales); no two equal.
+      points: shape ``(n, d)``, in the metric that counts (inputs over length scales).
 
     Returns:
       Indices into ``points``, coarsest first, shape ``(n,)``, int64.

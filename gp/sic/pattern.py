@@ -1,11 +1,43 @@
-"""When columns can be worked on together: levels of a sparsity pattern, cut into equal blocks."""
+"""A sparsity pattern and its schedule: which columns can be worked on together."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Int
+
+from vi.module import module, static
 
 _OVERHEAD = 4  # of a block, in columns
+
+
+@module
+class Pattern:
+    """Where a sparse upper triangular factor of n columns has entries.
+
+    Attributes:
+      neighbors: rows of the entries of each column above the diagonal, sorted, shape ``(n, m)``;
+        all before the column, n where there is none.
+      starts: first column of each block of the schedule, shape ``(b,)``; the columns of a block are
+        not neighbours of one another, and come after all their neighbours' blocks.
+      sizes: number of columns in each block, shape ``(b,)``.
+      width: most columns in a block.
+    """
+
+    neighbors: Int[Array, "n m"]
+    starts: Int[Array, " b"]
+    sizes: Int[Array, " b"]
+    width: int = static()
+
+    @property
+    def size(self) -> int:
+        """Number n of columns."""
+        return self.neighbors.shape[0]
+
+    @property
+    def num_neighbors(self) -> int:
+        """Number m of neighbours."""
+        return self.neighbors.shape[1]
 
 
 def dependency_levels(neighbors: np.ndarray) -> np.ndarray:
@@ -36,22 +68,26 @@ def _levels(neighbors: jax.Array) -> jax.Array:
     return lax.fori_loop(0, n, one, jnp.full(n + 1, -1, jnp.int32))[:n]
 
 
-def level_blocks(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def level_blocks(
+    levels: np.ndarray, width: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Cut points that are sorted by level into blocks of one width, none across two levels.
 
     Blocks are short enough that little is padded and long enough that there are not too many.
 
     Args:
       levels: shape ``(n,)``, sorted.
+      width: most points in a block; chosen if not given.
 
     Returns:
       Starts and sizes of the blocks, int32, and the width; empty blocks at the end, whose number
       makes the count a round one, so that data of like shape share compiled code.
     """
     n, counts = len(levels), np.bincount(levels)
-    widths = 2 ** np.arange(15)
-    blocks = np.array([np.sum(-(-counts // width)) for width in widths])
-    width = int(widths[np.argmin(blocks * (widths + _OVERHEAD))])
+    if width is None:
+        widths = 2 ** np.arange(15)
+        blocks = np.array([np.sum(-(-counts // each)) for each in widths])
+        width = int(widths[np.argmin(blocks * (widths + _OVERHEAD))])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     starts = [np.arange(s, s + c, width) for s, c in zip(first, counts, strict=True)]
     sizes = [np.minimum(width, s + c - b) for s, c, b in zip(first, counts, starts, strict=True)]
