@@ -1,5 +1,8 @@
 """Gaussian processes: exact, and variational on sites of their priors, for any likelihood."""
 
+from gp.fitting import (
+    fit,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -20,35 +23,81 @@ from gp.kernels import (
     from_tinygp,
     pointwise,
 )
-from gp.means import ConstantMean, FunctionMean, LinearMean, Zero, function_mean
-from gp.prior import Conditional, Prior
-from gp.sites import Sites
+from gp.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Expectation,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+    ordinal,
+)
+from gp.loading import (
+    load,
+)
+from gp.means import (
+    ConstantMean,
+    FunctionMean,
+    LinearMean,
+    Zero,
+    function_mean,
+)
+from gp.posterior import (
+    Posterior,
+)
+from gp.prior import (
+    Conditional,
+    Prior,
+)
+from gp.sites import (
+    Sites,
+)
 
 __all__ = [
     "ActiveDimensions",
     "ArcCosine",
+    "Bernoulli",
+    "Beta",
+    "Categorical",
     "Conditional",
     "Constant",
     "ConstantMean",
     "Deep",
+    "Expectation",
     "FunctionMean",
+    "Gaussian",
+    "HeteroscedasticGaussian",
     "Kernel",
+    "Likelihood",
     "Linear",
     "LinearMean",
     "Matern",
+    "NegativeBinomial",
+    "Ordinal",
     "Periodic",
     "Pointwise",
+    "Poisson",
+    "Posterior",
     "Prior",
     "Product",
     "RationalQuadratic",
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "StudentT",
     "Sum",
     "Zero",
     "deep",
+    "fit",
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "load",
+    "ordinal",
     "pointwise",
 ]

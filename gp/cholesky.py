@@ -19,7 +19,7 @@ def jitter_levels(dtype: np.dtype) -> np.ndarray:
 def safe_cholesky(
     matrix: Float[Array, "N N"], added: Float[Array, " N"]
 ) -> tuple[Float[Array, "N N"], Float[Array, ""]]:
-    r"""The Cholesky factor of :math:`A + j\, \mathrm{diag}(a)`, of the smallest jitter j that helps.
+    r"""The Cholesky factor of :math:`A + j\, \mathrm{diag}(a)`, for the least jitter j that helps.
 
     Args:
       matrix: A, symmetric.

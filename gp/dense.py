@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 from gp.cholesky import safe_cholesky
 from gp.prior import Conditional
 from gp.sites import Sites
+from vi.compile import quick_jit
 from vi.module import module
+from vi.random import fast_key
 
 
 class DenseFactor(NamedTuple):
@@ -90,23 +92,37 @@ class DensePrior:
         self, conditional: Conditional, x_new: Float[Array, "M D"], *, full_cov: bool = False
     ) -> tuple[Array, Array]:
         """Means and variances, or the covariance, of the function; O(N² M)."""
-        tril, root, weights = conditional.factor
-        cross = self.kernel(self.x, x_new)
-        mean = self.mean(x_new) + weights @ cross
-        half = solve_triangular(tril, root[:, None] * cross, lower=True)
-        if full_cov:
-            return mean, self.kernel(x_new, x_new) - half.T @ half
-        return mean, jnp.maximum(self.kernel.diagonal(x_new) - jnp.sum(half**2, 0), 0.0)
+        return _predict(self, conditional.factor, x_new, full_cov=full_cov)
 
     def sample(
         self, key: Array, conditional: Conditional, x_new: Float[Array, "M D"], num_samples: int
     ) -> Float[Array, "S M"]:
         """Joint draws of the function; O(N² M + M³)."""
-        mean, covariance = self.predict(conditional, x_new, full_cov=True)
-        variance = jnp.mean(self.kernel.diagonal(x_new))
-        tril, _ = safe_cholesky(covariance, jnp.full_like(mean, variance))
-        noise = jax.random.normal(key, (num_samples, len(mean)), mean.dtype)
-        return mean + noise @ tril.T
+        noise = jax.random.normal(fast_key(key), (num_samples, len(x_new)), x_new.dtype)
+        return _draw(self, conditional.factor, x_new, noise)
+
+
+def _moments(
+    prior: DensePrior, factor: DenseFactor, x_new: Array, *, full_cov: bool
+) -> tuple[Array, Array]:
+    tril, root, weights = factor
+    cross = prior.kernel(prior.x, x_new)
+    mean = prior.mean(x_new) + weights @ cross
+    half = solve_triangular(tril, root[:, None] * cross, lower=True)
+    if full_cov:
+        return mean, prior.kernel(x_new, x_new) - half.T @ half
+    return mean, jnp.maximum(prior.kernel.diagonal(x_new) - jnp.sum(half**2, 0), 0.0)
+
+
+_predict = quick_jit(_moments, static_argnames="full_cov")
+
+
+@quick_jit
+def _draw(prior: DensePrior, factor: DenseFactor, x_new: Array, noise: Array) -> Array:
+    mean, covariance = _moments(prior, factor, x_new, full_cov=True)
+    variance = jnp.mean(prior.kernel.diagonal(x_new))
+    tril, _ = safe_cholesky(covariance, jnp.full_like(mean, variance))
+    return mean + noise @ tril.T
 
 
 def _standardised(sites: Sites, mu: Array) -> tuple[Array, Array]:

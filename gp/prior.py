@@ -32,8 +32,11 @@ class Prior(Protocol):
 
     A back-end is a noun of a kernel, a mean, the inputs and what the host has made of them (orders,
     neighbours, inducing inputs), all of them leaves: other hyperparameters or data of the same
-    shapes compile nothing. Its verbs run inside `jax.jit`. Where a matrix is not positive
-    definite whatever the jitter, they return NaN.
+    shapes compile nothing. `condition` and `log_normalizer` run inside `jax.jit`; `predict` and
+    `sample` are called on the host, may look up neighbours there, and compile what they need.
+    Where a matrix is not positive definite whatever the jitter, they return NaN. A back-end whose
+    host work depends on the kernel has ``refreshed(kernel)``, which returns it with another kernel
+    and, if that has moved points too far, with another ``graph``.
     """
 
     kernel: Any

@@ -140,7 +140,7 @@ def fit(
         posterior = climb(target, key, options, loop, clock)
     else:
         posterior, _ = fit_family(target, key, options, loop, clock)
-    return _hand_over(posterior, on_failure)
+    return hand_over(posterior, on_failure)
 
 
 _OPTIONS = tuple(inspect.signature(fit).parameters)
@@ -160,7 +160,8 @@ def _check_names(model: Any, options: FitOptions) -> None:
         )
 
 
-def _hand_over(posterior: Posterior, on_failure: OnFailure) -> Posterior:
+def hand_over(posterior: Any, on_failure: OnFailure) -> Any:
+    """Return a posterior; if its fit broke down, warn or raise as asked, at the caller's caller."""
     if not posterior.status.failed or on_failure == "return":
         return posterior
     if on_failure == "raise":

@@ -1,0 +1,147 @@
+"""How good a fit is: importance weights of draws against the sites, and leave-one-out coverage."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from gp.leave_one_out import leave_one_out
+from gp.model import Data
+from gp.prior import Conditional
+from gp.sites import Sites
+from vi.compile import quick_jit
+from vi.posterior.psis import psis
+from vi.posterior.verdict import Verdict
+from vi.status import Status
+
+DRAWS = 1000
+MOST = (
+    2000  # latent values up to which draws are weighed: beyond, the weights of so many always vary
+)
+LEVEL = 0.9  # of the intervals whose coverage is looked at
+FAR = 0.05, 5.0  # off that share, and standard errors, for a caution
+LIMIT = 0.7
+
+
+class Checks(NamedTuple):
+    """What a fit's quality is known by.
+
+    Attributes:
+      khat: Pareto shape of the weights p(f, y) / q(f); -inf where q is exact, NaN if not computed.
+      log_evidence: by those weights, nats; NaN if not computed.
+      loo: leave-one-out log predictive density of each target, nats.
+      coverage: share of targets inside their leave-one-out intervals of 90 %; NaN where the
+        likelihood is not Gaussian.
+    """
+
+    khat: float
+    log_evidence: float
+    loo: np.ndarray
+    coverage: float
+
+
+@quick_jit
+def _log_weights(likelihood: Any, data: Data, sites: Sites, f: Array) -> Array:
+    """Σ log p(y | f) - log t(f) for each draw, with t in the form of pseudo-observations."""
+    fit = jax.vmap(lambda f: jnp.sum(likelihood.log_prob(f[data.index], data.y)))(f)
+    off = sites.precision * (f - sites.centre) ** 2
+    return fit + 0.5 * jnp.sum(off.reshape(len(f), -1), 1)
+
+
+def check(
+    key: Array, prior: Any, likelihood: Any, data: Data, sites: Sites, q: Conditional
+) -> Checks:
+    r"""Weigh draws of q against the posterior, and targets against the others' predictions.
+
+    .. math:: \frac{p(f, y)}{q(f)} = Z \prod_i \frac{p(y_i | f_i)}{t_i(f_i)}
+
+    Args:
+      key: a key.
+      prior: the back-end.
+      likelihood: the likelihood.
+      data: targets.
+      sites: of q.
+      q: the posterior.
+
+    Returns:
+      The checks; weights only for up to 2000 latent values.
+
+    Complexity:
+      1000 joint draws.
+    """
+    centre, variance, loo = leave_one_out(likelihood, q, data)
+    loo = np.asarray(loo, float)
+    if likelihood.conjugate:
+        noise = np.asarray(likelihood.predict(centre, variance)[1])
+        off = np.abs(np.asarray(data.y) - np.asarray(centre)) / np.sqrt(noise)
+        half = 1.6448536269514722  # standard deviations of a central interval of 90 %
+        return Checks(-math.inf, math.nan, loo, float(np.mean(off < half)))
+    if sites.linear.size > MOST:
+        return Checks(math.nan, math.nan, loo, math.nan)
+    f = prior.sample(key, q, data.x, DRAWS)
+    ratios = np.asarray(_log_weights(likelihood, data, sites, f), float)
+    found = psis(ratios)
+    typical = int(np.argsort(ratios)[DRAWS // 2])
+    mean_weight = ratios[typical] - found.log_weights[typical] - math.log(DRAWS)
+    return Checks(found.khat, float(q.log_normalizer) + mean_weight, loo, math.nan)
+
+
+def judge(
+    found: Checks, status: Status, elbo: float, jitter: float, what: str, notes: Sequence[str]
+) -> Verdict:
+    """Grade a fit.
+
+    ``good``: q is exact or k-hat is below 0.7, training ended by itself, and 90 % intervals cover
+    what they should. ``fair``: one of these is not so, or was not computed. ``poor``: k-hat is
+    above 1. ``failed``: the run broke down.
+
+    Args:
+      found: the checks.
+      status: how training ended.
+      elbo: nats.
+      jitter: what was added to variances.
+      what: a phrase for the approximation.
+      notes: further sentences.
+
+    Returns:
+      The verdict.
+    """
+    grade, said, exact = "good", [], found.khat == -math.inf
+    if status.failed:
+        grade = "failed"
+        said.append(f"{status.message} This is the {what} there.")
+    elif exact:
+        said.append(f"the {what}: log evidence {elbo:.3f} nats at these hyperparameters.")
+    elif math.isnan(found.khat):
+        grade = "fair"
+        said.append(f"the {what}: ELBO {elbo:.3f} nats; with so many latent values not weighed.")
+    else:
+        gap = found.log_evidence - elbo
+        grade = "good" if found.khat < LIMIT else "fair" if found.khat < 1 else "poor"
+        said.append(
+            f"the {what}: k-hat {found.khat:.2f}, ELBO {elbo:.3f} nats, about "
+            f"{max(gap, 0.0):.2g} below the log evidence."
+        )
+        if grade != "good":
+            said.append(
+                "Joint probabilities may be off; marginals usually are less. For the exact "
+                "posterior run MCMC."
+            )
+    if not status.failed and status not in (Status.CONVERGED, Status.RUNNING):
+        grade = "fair" if grade == "good" else grade
+        said.append(status.message)
+    said.append(f"Leave-one-out log density {found.loo.mean():.3f} nats a target")
+    if math.isfinite(found.coverage):
+        said[-1] += f", and {found.coverage:.0%} of targets in their {LEVEL:.0%} intervals"
+    said[-1] += "."
+    sem = math.sqrt(LEVEL * (1 - LEVEL) / len(found.loo))
+    if abs(found.coverage - LEVEL) > max(FAR[0], FAR[1] * sem):
+        grade = "fair" if grade == "good" else grade
+        said.append("That is far off: the noise is not what the likelihood says, or not even.")
+    if jitter > 0:
+        said.append(f"Variances got a jitter of {jitter:.1e} to keep matrices positive definite.")
+    return Verdict(grade, " ".join([*said, *notes]))

@@ -1,0 +1,221 @@
+"""One call from inputs and targets to a Gaussian-process posterior with a verdict."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from gp import methods
+from gp.assembly import assemble, explain
+from gp.evidence import exact_sites
+from gp.inputs import Missing
+from gp.model import Data, Model
+from gp.natural_gradient import start_sites
+from gp.parameters import matching, parameters, unconstrained
+from gp.posterior import Posterior
+from gp.preparation import prepare
+from gp.training import TrainingRun, TrainingState, line_searching
+from vi.clock import Clock
+from vi.fitting import hand_over
+from vi.loop import Callback, LoopOptions, iterate
+from vi.options import OnFailure
+from vi.status import Status
+
+ROUNDS = 3  # of training, where the host's work on the inputs follows the length scales
+
+
+def fit(
+    x: Float[Array, "N D"],
+    y: Float[Array, " N"],
+    *,
+    key: Array,
+    kernel: Any = None,
+    likelihood: Any = None,
+    mean: Any = None,
+    method: str = "auto",
+    method_options: dict[str, Any] | None = None,
+    priors: dict[str, Any] | None = None,
+    train: bool = True,
+    fixed: Sequence[str] = (),
+    missing: Missing = "raise",
+    optimizer: optax.GradientTransformation | None = None,
+    num_steps: int = 100,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    on_failure: OnFailure = "warn",
+) -> Posterior:
+    r"""Fit a Gaussian process to data.
+
+    .. math:: f \sim GP(μ, k), \qquad y_i \sim p(y_i \mid f(x_i)), \qquad
+              \hat θ = \arg\max_θ \max_q \mathrm{ELBO}(q, θ) + \log p(θ)
+
+    The posterior of f is a Gaussian, exact for a Gaussian likelihood, found by natural gradients on
+    the sites of the data (`gp.natural_gradient.ascend`). Hyperparameters are trained by L-BFGS on
+    what the ELBO can reach with them (`gp.evidence.evidence`), positive ones by their
+    logarithms, from one start. Inputs and targets are taken as they are: nothing is standardised,
+    and the default start is read off their scales. Inputs that coincide share one latent value,
+    which changes no result. Use 64-bit floats (``jax.config.update("jax_enable_x64", True)``): in
+    32 bits it goes on with as much jitter as it takes, and says so.
+
+    Args:
+      x: inputs, shape ``(N, D)``, or ``(N,)``.
+      y: targets, shape ``(N,)``; labels and classes as numbers.
+      key: a key from `jax.random.key`.
+      kernel: covariance function; by default `gp.Matern` of ν = 3/2 with a length scale for each
+        coordinate. For L latent functions one for all, each then with hyperparameters of its own,
+        or a sequence of L of one structure.
+      likelihood: by default `gp.Gaussian`; its hyperparameters are trained too.
+      mean: mean function; by default a constant.
+      method: a prior back-end by name, ``"dense"`` for instance, or ``"auto"``, which chooses by
+        the number of distinct inputs.
+      method_options: options of the back-end.
+      priors: distributions of NumPyro, or anything with ``log_prob``, by names of
+        hyperparameters, or their last parts, as in ``{"lengthscale": dist.LogNormal(0.0, 1.0)}``;
+        their log densities, in the hyperparameters' own units, are added to the ELBO (maximum a
+        posteriori).
+      train: whether to train hyperparameters at all.
+      fixed: names of hyperparameters to leave as they are, or their last parts.
+      missing: what to do with targets that are NaN: ``"raise"`` or ``"ignore"`` them.
+      optimizer: any optax transformation, given the objective as ``value_fn``; L-BFGS if None.
+      num_steps: of the optimizer, at most; it ends when three in a row gain less than 1e-3 nats.
+      progress: show a progress bar; by default in a terminal, if the run takes over a second.
+      callback: called as ``callback(step, state, info)`` between chunks of 5 steps; true stops.
+      checkpoint: a file to save training to and to continue from, as of `vi.fit`.
+      on_failure: what to do if training breaks down: ``"warn"``, ``"raise"`` or ``"return"``.
+
+    Returns:
+      The posterior. ``print(posterior.verdict)`` says whether to trust it.
+
+    Raises:
+      ValueError: for inputs or targets that are not finite, targets outside the likelihood's
+        support (named), shapes, names or hyperparameters that cannot be, and for a kernel that is
+        not positive definite whatever the jitter, with the pair of inputs to look at.
+      TypeError: for a likelihood, prior or option of another kind.
+
+    Complexity:
+      Dense: O(N³) time for each evaluation, about 1.5 a step, for a non-Gaussian likelihood times
+      the five or so steps of its ascent; O(N²) memory.
+
+    Example:
+      >>> import gp, jax, jax.numpy as jnp
+      >>> x = jnp.linspace(0.0, 6.0, 40)
+      >>> y = jnp.sin(x) + 0.1 * jax.random.normal(jax.random.key(1), (40,))
+      >>> posterior = gp.fit(x, y, key=jax.random.key(0))
+      >>> posterior.verdict.grade
+      'good'
+      >>> bool(jnp.abs(posterior.predict(jnp.asarray([1.5])).mean[0] - jnp.sin(1.5)) < 0.1)
+      True
+    """
+    clock = Clock()
+    model, data, gone = prepare(x, y, kernel, likelihood, mean, missing, "gp.fit")
+    names = _trained(model, fixed) if train else []
+    priors = _full_names(model, priors or {})
+    method = methods.choose(method, len(data.x))
+    options = method_options or {}
+    prior = methods.build(method, model, data.x, options)
+    likelihood = model.likelihood
+    start = exact_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
+    sites, status, states = start, Status.CONVERGED, []
+    loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
+    notes = _notes(data, gone)
+    for number in range(ROUNDS if names else 0):
+        values = unconstrained(model, names)
+        run = TrainingRun(
+            model, prior, data, values, sites, priors, key, optimizer or line_searching(), num_steps
+        )
+        _check_start(run, model, data, sites)
+        state, stopped = iterate(run, _for_round(loop, number), total=num_steps)
+        status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
+        states.append(state)
+        model, sites = run.result(state), state.sites
+        refreshed, moved = _refreshed(prior, model)
+        if not moved or stopped != Status.RUNNING or status.failed:
+            prior = refreshed
+            break
+        prior = refreshed
+        notes.append(f"Neighbours were looked for again after {int(state.step)} steps.")
+    posterior = assemble(
+        model,
+        prior,
+        data,
+        sites,
+        key,
+        status,
+        clock,
+        history=_history(states),
+        notes=notes,
+        about={
+            "method": method,
+            "method_options": repr(options),
+            "trained": names,
+            "priors": {name: repr(value) for name, value in priors.items()},
+        },
+    )
+    return hand_over(posterior, on_failure)
+
+
+def _trained(model: Model, fixed: Sequence[str]) -> list[str]:
+    """Names of the hyperparameters to train."""
+    every = parameters(model)
+    kept = {name for wanted in fixed for name in matching(every, wanted, "gp.fit(fixed=...)")}
+    return [name for name in every if name not in kept]
+
+
+def _full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
+    """Priors by full name."""
+    found = {}
+    for wanted, prior in priors.items():
+        if not hasattr(prior, "log_prob"):
+            raise TypeError(
+                f"gp.fit: expected a distribution with log_prob as the prior of {wanted!r}; got "
+                f"{prior!r}."
+            )
+        for name in matching(parameters(model), wanted, "gp.fit(priors=...)"):
+            found[name] = prior
+    return found
+
+
+def _check_start(run: TrainingRun, model: Model, data: Data, sites: Any) -> None:
+    """Raise a `ValueError` that says why, if the objective is not finite at the start."""
+    if not np.isfinite(float(run.initial().loss)):
+        raise ValueError(explain(model, data, "gp.fit"))
+
+
+def _for_round(loop: LoopOptions, number: int) -> LoopOptions:
+    if loop.checkpoint is None or number == 0:
+        return loop
+    return dataclasses.replace(loop, checkpoint=f"{os.fspath(loop.checkpoint)}.{number}")
+
+
+def _refreshed(prior: Any, model: Model) -> tuple[Any, bool]:
+    """The prior for trained hyperparameters, and whether the host's work on it is another."""
+    if not hasattr(prior, "refreshed"):
+        return prior, False
+    new = prior.refreshed(model.kernel)
+    return new, getattr(new, "graph", None) is not getattr(prior, "graph", None)
+
+
+def _notes(data: Data, gone: int) -> list[str]:
+    notes = []
+    if gone:
+        notes.append(f"{gone} targets were missing.")
+    if len(data.x) < len(data.y):
+        notes.append(f"{len(data.y) - len(data.x)} inputs coincide with others.")
+    return notes
+
+
+def _history(states: list[TrainingState]) -> dict[str, np.ndarray]:
+    """Steps and objectives of all rounds of training, one after the other."""
+    ends = np.cumsum([0, *(int(state.step) for state in states)])
+    steps = [state.steps + end for state, end in zip(states, ends, strict=False)]
+    elbos = [state.elbos for state in states]
+    empty = np.zeros(0)
+    return {
+        "step": np.concatenate([empty.astype(int), *steps]),
+        "elbo": np.concatenate([empty, *elbos]),
+    }

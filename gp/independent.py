@@ -1,0 +1,101 @@
+"""Several latent functions, independent in the prior: any back-end, mapped over them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gp.prior import Conditional
+from gp.sites import Sites
+from vi.module import module
+
+
+@module
+class IndependentPrior:
+    """L independent priors at the same inputs, each with hyperparameters of its own.
+
+    Attributes:
+      prior: a back-end whose kernel's and mean's leaves have a first axis of length L.
+    """
+
+    prior: Any
+
+    @property
+    def kernel(self) -> Any:
+        """The kernels, stacked."""
+        return self.prior.kernel
+
+    @property
+    def mean(self) -> Any:
+        """The means, stacked."""
+        return self.prior.mean
+
+    @property
+    def x(self) -> Float[Array, "N D"]:
+        """Inputs."""
+        return self.prior.x
+
+    def with_functions(self, kernel: Any, mean: Any) -> "IndependentPrior":
+        """The same with other hyperparameters."""
+        return IndependentPrior(dataclasses.replace(self.prior, kernel=kernel, mean=mean))
+
+    def _each(self, verb: Callable, axes: Any, *args: Any) -> Any:
+        """A verb of every prior; ``axes`` are those of its arguments, as of `jax.vmap`."""
+        one = lambda kernel, mean, *args: verb(
+            dataclasses.replace(self.prior, kernel=kernel, mean=mean), *args
+        )
+        return jax.vmap(one, (0, 0, *axes))(self.kernel, self.mean, *args)
+
+    def refreshed(self, kernel: Any) -> "IndependentPrior":
+        """The same with other kernels; the host's work is that for the first of them."""
+        if not hasattr(self.prior, "refreshed"):
+            return self.with_functions(kernel, self.mean)
+        first = self.prior.refreshed(jax.tree.map(lambda leaf: leaf[0], kernel))
+        return IndependentPrior(first).with_functions(kernel, self.mean)
+
+    @property
+    def graph(self) -> Any:
+        """What the host has made of the inputs, if anything."""
+        return getattr(self.prior, "graph", None)
+
+    def condition(self, sites: Sites) -> Conditional:
+        """q(f) at the data, of shape ``(N, L)``."""
+        each = self._each(lambda prior, sites: prior.condition(sites), (1,), sites)
+        return Conditional(
+            mean=each.mean.T,
+            variance=each.variance.T,
+            kl=jnp.sum(each.kl),
+            log_normalizer=jnp.sum(each.log_normalizer),
+            jitter=jnp.max(each.jitter),
+            factor=each,
+        )
+
+    def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
+        """The sum of the pseudo-evidences."""
+        return jnp.sum(self._each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))
+
+    def predict(
+        self, conditional: Conditional, x_new: Float[Array, "M D"], *, full_cov: bool = False
+    ) -> tuple[Array, Array]:
+        """Means ``(M, L)`` and variances ``(M, L)``, or covariances ``(L, M, M)``."""
+        verb = lambda prior, one: prior.predict(one, x_new, full_cov=full_cov)
+        mean, spread = self._each(verb, (0,), conditional.factor)
+        return mean.T, spread if full_cov else spread.T
+
+    def sample(
+        self, key: Array, conditional: Conditional, x_new: Float[Array, "M D"], num_samples: int
+    ) -> Float[Array, "S M L"]:
+        """Joint draws of the functions."""
+        keys = jax.random.split(key, conditional.mean.shape[1])
+        verb = lambda prior, key, one: prior.sample(key, one, x_new, num_samples)
+        return jnp.moveaxis(self._each(verb, (0, 0), keys, conditional.factor), 0, -1)
+
+
+def with_functions(prior: Any, kernel: Any, mean: Any) -> Any:
+    """A prior with other hyperparameters; the host's work on its inputs is kept."""
+    if isinstance(prior, IndependentPrior):
+        return prior.with_functions(kernel, mean)
+    return dataclasses.replace(prior, kernel=kernel, mean=mean)
