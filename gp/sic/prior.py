@@ -10,19 +10,20 @@ from jaxtyping import Array, Float, Int
 
 from gp.prior import Conditional
 from gp.sic import conditional as algebra
-from gp.sic.columns import conditional_columns, gather
+from gp.sic.columns import conditional_columns
 from gp.sic.evidence import column_evidence
 from gp.sic.graph import SICGraph, sic_graph, training_groups
 from gp.sic.groups import Groups
-from gp.sic.pattern import Pattern
+from gp.sic.neighbors import nearest_before
+from gp.sic.pattern import Pattern, rounded
+from gp.sic.prediction import Known, joint_draws, joint_moments, marginal_moments
 from gp.sic.queries import joint_queries, marginal_queries
-from gp.sic.solve import solve, solve_transposed, transposed_product
-from gp.sic.variances import half_norms
 from gp.sites import Sites
 from vi.compile import quick_jit
 from vi.module import module, static
 
 NUM_NEIGHBORS = 30
+GAP = 0.02  # nats an input, above which the verdict warns
 
 
 @module
@@ -148,6 +149,10 @@ class SICPrior:
             return algebra.latent_evidence(*common, pattern, self.groups, sites)
         return column_evidence(*common, sites, pattern.neighbors, self.rows)
 
+    def _known(self, conditional: Conditional) -> Known:
+        pattern = self.graph.pattern
+        return Known(self.kernel, self.mean, self.inputs, pattern, conditional.factor)
+
     def _points(self, x: Array) -> np.ndarray:
         return np.asarray(self.geometry.metric(x), float)
 
@@ -164,14 +169,12 @@ class SICPrior:
           O(M m³ + M P²) time, O(M m) memory; with ``full_cov`` O(N m M) time and O(N M) memory.
         """
         if full_cov:
-            joint = self._joint(x_new)
-            mean, covariance = _joint_moments(self, conditional.factor, *joint)
-            return mean, covariance
+            return joint_moments(self._known(conditional), *self._joint(x_new))
         count = len(x_new)
         x_new = _filled(x_new)
         data, queries = self._points(self.inputs), self._points(x_new)
         near, groups = marginal_queries(self.graph, data, queries)
-        mean, variance = _marginal_moments(self, conditional.factor, x_new, near, groups)
+        mean, variance = marginal_moments(self._known(conditional), x_new, near, groups)
         return mean[:count], variance[:count]
 
     def sample(
@@ -184,7 +187,7 @@ class SICPrior:
         """
         joint = self._joint(x_new)
         noise = jax.random.normal(key, (num_samples, len(self.x) + len(x_new)), self.x.dtype)
-        return _joint_draws(self, conditional.factor, noise, *joint)
+        return joint_draws(self._known(conditional), noise, *joint)
 
     def _joint(self, x_new: Array) -> tuple[Array, Array, Pattern]:
         """New points in their order, the place of each in it, and the pattern with them."""
@@ -207,7 +210,7 @@ class SICPrior:
         same = dataclasses.replace(self, kernel=kernel)
         if _distortion(self._points(self.x), np.asarray(kernel.metric(self.x), float)) < tolerance:
             return same
-        new = SICPrior.of(
+        return SICPrior.of(
             kernel,
             self.mean,
             self.x,
@@ -215,13 +218,26 @@ class SICPrior:
             num_rows=None if self.latent else len(self.rows),
             latent=self.latent,
         )
-        return new
+
+    def notes(self, conditional: Conditional) -> list[str]:
+        """What to say of the approximation: sentences, none where there is nothing to say."""
+        said, gap = [], float(neighbor_gap(self))
+        if gap > GAP:
+            said.append(
+                f"Twice the neighbours would bring the sparse prior nearer to the process by "
+                f"{gap:.2g} nats an input or more: raise num_neighbors, or, with many coordinates, "
+                "predict with method='local'."
+            )
+        factor = conditional.factor
+        if int(jnp.max(factor.iterations)) >= algebra.MAX_ITERATIONS:
+            said.append(
+                f"The mean is solved for to a relative residual of {float(factor.residual):.1e} only."
+            )
+        return said
 
 
 def _filled(x: Array) -> Array:
     """Points with copies of the last behind them, to one of few counts."""
-    from gp.sic.pattern import rounded
-
     return jnp.concatenate([x, jnp.broadcast_to(x[-1:], (rounded(len(x)) - len(x), x.shape[1]))])
 
 
@@ -235,58 +251,6 @@ def _distortion(before: np.ndarray, after: np.ndarray) -> float:
         return 0.0
     ratio = new[old > 0] / old[old > 0]
     return float(np.quantile(np.abs(ratio / np.median(ratio) - 1), 0.9))
-
-
-@quick_jit
-def _marginal_moments(
-    prior: SICPrior, factor: Any, x_new: Array, near: Array, groups: Groups
-) -> tuple[Array, Array]:
-    columns, _ = conditional_columns(prior.kernel, prior.inputs, x_new, near)
-    weights = -columns[:, :-1] / columns[:, -1:]
-    mean = prior.mean(x_new) + jnp.sum(weights * gather(factor.shift, near), axis=1)
-    size = prior.graph.pattern.size
-    sets = near.at[groups.members].get(mode="fill", fill_value=size)
-    values = gather(weights, groups.members)
-    norms = half_norms(
-        prior.graph.pattern, factor.posterior, groups.ancestors, sets, values
-    )
-    spread = jnp.zeros_like(mean).at[groups.members].set(norms, mode="drop")
-    return mean, columns[:, -1] ** -2 + spread
-
-
-def _joint_columns(
-    prior: SICPrior, factor: Any, x_new: Array, pattern: Pattern
-) -> tuple[Array, Array, Array]:
-    """Columns of the joint posterior factor, V^T (ν - μ), and the prior mean at new points."""
-    n = len(prior.x)
-    inputs = jnp.concatenate([prior.inputs, x_new])
-    new, _ = conditional_columns(prior.kernel, inputs, x_new, pattern.neighbors[n:])
-    gap = new.shape[1] - factor.posterior.shape[1]  # more neighbours, where the graph is exact
-    old = jnp.insert(factor.posterior, [-1] * gap, 0, axis=1)
-    columns = jnp.concatenate([old, new])
-    white = transposed_product(prior.graph.pattern, factor.posterior, factor.shift)
-    return columns, jnp.pad(white, (0, len(x_new))), prior.mean(x_new)
-
-
-@quick_jit
-def _joint_moments(
-    prior: SICPrior, factor: Any, x_new: Array, place: Array, pattern: Pattern
-) -> tuple[Array, Array]:
-    n, count = len(prior.x), len(x_new)
-    columns, white, mu = _joint_columns(prior, factor, x_new, pattern)
-    shift = solve_transposed(pattern, columns, white)[n:]
-    ends = jnp.concatenate([jnp.zeros((n, count), mu.dtype), jnp.eye(count, dtype=mu.dtype)])
-    half = solve(pattern, columns, ends[:, place])
-    return (mu + shift)[place], half.T @ half
-
-
-@quick_jit
-def _joint_draws(
-    prior: SICPrior, factor: Any, noise: Array, x_new: Array, place: Array, pattern: Pattern
-) -> Array:
-    columns, white, mu = _joint_columns(prior, factor, x_new, pattern)
-    draws = solve_transposed(pattern, columns, white[:, None] + noise.T)[len(prior.x) :]
-    return (mu[:, None] + draws)[place].T
 
 
 def neighbor_gap(prior: SICPrior, num_columns: int = 256) -> Float[Array, ""]:
@@ -314,8 +278,6 @@ def neighbor_gap(prior: SICPrior, num_columns: int = 256) -> Float[Array, ""]:
 
 def _wider(prior: SICPrior, rows: np.ndarray, m: int) -> np.ndarray:
     """More predecessors in the coarse-to-fine order of some positions."""
-    from gp.sic.neighbors import nearest_before
-
     points = prior._points(prior.inputs)
     coarse, rank = np.asarray(prior.graph.coarse), prior.graph.rank
     limits = np.empty(len(coarse), int)
