@@ -59,8 +59,8 @@ def inverse_columns(blocks: Float[Array, "C M M"]) -> tuple[Array, Array]:
     r"""The last columns of :math:`L^{-T}` for blocks K = L Lᵀ, and the jitter it took.
 
     With :math:`\bar u` the cotangent of u and :math:`w = K^{-1} \bar u`, that of K is
-    :math:`-\tfrac12 (w u^T + u w^T) + \tfrac12 (\bar u \cdot u)\, u u^T`: two triangular solves in place of
-    the derivative of a Cholesky factorisation.
+    :math:`-\tfrac12 (w u^T + u w^T) + \tfrac12 (\bar u \cdot u)\, u u^T`: two triangular solves instead
+    of the derivative of a Cholesky factorisation.
 
     Args:
       blocks: covariances, the point itself last.
@@ -144,8 +144,8 @@ def conditional_columns(
       sets: rows of ``inputs``; N and above where there is none.
 
     Returns:
-      Columns, shape ``(Q, M + 1)``: the entries of the set, 0 for absent ones, and last the positive
-      one of the point itself; and the largest jitter used, relative to the variance.
+      Columns, shape ``(Q, M + 1)``: the entries of the set, 0 for absent ones, and last the
+      positive one of the point itself; and the largest jitter used, relative to the variance.
 
     Complexity:
       O(Q M³) time; memory O(Q M) and a few blocks, also for the derivative.

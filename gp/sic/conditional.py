@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from gp.prior import Conditional
 from gp.sic.columns import conditional_columns
 from gp.sic.conjugate_gradients import Solution, conjugate_gradients
-from gp.sic.pattern import Pattern
 from gp.sic.groups import Groups
 from gp.sic.incomplete import incomplete_cholesky
+from gp.sic.pattern import Pattern
 from gp.sic.solve import product, solve, solve_transposed, transposed_product
 from gp.sic.variances import column_norms
 from gp.sites import Sites
@@ -98,9 +98,7 @@ def factorise(kernel: Any, mean: Array, inputs: Array, pattern: Pattern, sites: 
     return SICFactor(prior, posterior, found.x, found.residual, found.iterations), jitter
 
 
-def log_normalizer(
-    factor: SICFactor, mean: Float[Array, " n"], sites: Sites
-) -> Float[Array, ""]:
+def log_normalizer(factor: SICFactor, mean: Float[Array, " n"], sites: Sites) -> Float[Array, ""]:
     r"""The pseudo-evidence under the sparse prior.
 
     .. math::

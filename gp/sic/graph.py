@@ -70,8 +70,8 @@ def sic_graph(points: np.ndarray, num_neighbors: int) -> SICGraph:
     if not np.isfinite(points).all():
         row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise ValueError(
-            f"sic_graph: expected finite coordinates; got {points[row]} in row {row}. Drop the row, "
-            "or look at the length scales."
+            f"sic_graph: expected finite coordinates; got {points[row]} in row {row}. Drop "
+            "the row, or look at the length scales."
         )
     n = len(points)
     coarse = coarse_to_fine_order(points)

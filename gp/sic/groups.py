@@ -18,8 +18,8 @@ class Groups:
 
     The variance of a point is :math:`\|V^{-1} e\|^2`, and the solution of that triangular system
     lives on the point's ancestors: nearby points at its own scale, farther ones at coarser scales.
-    Points next to one another have nearly the same ancestors, so the small triangular matrix is made
-    for a group of them at once.
+    Points next to one another have nearly the same ancestors, so the small triangular matrix is
+    made for a group of them at once.
 
     Attributes:
       members: rows of the query points, shape ``(g, s)``; the number of queries in free places.

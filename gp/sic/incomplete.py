@@ -44,7 +44,11 @@ def incomplete_cholesky(
     """
     m = pattern.num_neighbors
     u_all, near_all = padded(pattern, prior), padded(pattern, pattern.neighbors, pattern.size)
-    w_all, lanes, last = padded(pattern, precision), jnp.arange(pattern.width), len(pattern.starts) - 1
+    w_all, lanes, last = (
+        padded(pattern, precision),
+        jnp.arange(pattern.width),
+        len(pattern.starts) - 1,
+    )
 
     def block(i: Array, gained: Array) -> Array:
         start = jnp.asarray(pattern.starts)[last - i]

@@ -54,10 +54,10 @@ def nearest_before(
     Complexity:
       O(q m log n) where most points are below the limits.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     n = len(points)
-    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    tree = KDTree(points, balanced_tree=False, compact_nodes=False)
     out = np.full((len(queries), num_neighbors), n, np.int32)
     asked, todo = int(1.25 * num_neighbors) + 4, np.arange(len(queries))
     wanted = np.minimum(limits, num_neighbors)
@@ -83,13 +83,13 @@ class MultiscaleSearch:
     """
 
     def __init__(self, points: np.ndarray, per_block: int):
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         self.size, self.per_block, self.trees = len(points), per_block, []
         start = 0
         while start < self.size:
             end = min(self.size, max(2 * start, per_block))
-            tree = cKDTree(points[start:end], balanced_tree=False, compact_nodes=False)
+            tree = KDTree(points[start:end], balanced_tree=False, compact_nodes=False)
             self.trees.append((start, tree))
             start = end
 

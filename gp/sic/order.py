@@ -14,8 +14,8 @@ def coarse_to_fine_order(points: np.ndarray) -> np.ndarray:
     of the next in which no two points are closer than a radius, and the radii grow as the nets
     thin out. The order takes the coarsest net first (by farthest-point selection), then what
     the next one adds, and so on. It does the work of the maximin order, in which each point is
-    as far as can be from those before it, and gives the same Kullback-Leibler divergence of a sparse
-    inverse Cholesky factor, but by a few calls of vectorised code for all points of a net
+    as far as can be from those before it, and gives the same Kullback-Leibler divergence of a
+    sparse inverse Cholesky factor, but by a few calls of vectorised code for all points of a net
     instead of a heap that moves one point at a time.
 
     Args:
@@ -51,12 +51,12 @@ def coarse_to_fine_order(points: np.ndarray) -> np.ndarray:
 
 
 def _next_radius(points: np.ndarray, generator: np.random.Generator) -> float:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     sample = points
     if len(points) > _SAMPLED:  # the distances are those in the whole, of some points
         sample = points[generator.choice(len(points), _SAMPLED, replace=False)]
-    distances = _tree(cKDTree, points).query(sample, k=2)[0][:, 1]
+    distances = _tree(KDTree, points).query(sample, k=2)[0][:, 1]
     return float(np.quantile(distances, _CLOSE)) * (1 + 1e-9)  # ties of a grid count as within
 
 
@@ -66,9 +66,9 @@ def _tree(kind: type, points: np.ndarray):
 
 def _maximal_independent(points: np.ndarray, rank: np.ndarray, radius: float) -> np.ndarray:
     """A maximal set with no two points within the radius, by Luby's rounds."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    first, second = _tree(cKDTree, points).query_pairs(radius, output_type="ndarray").T
+    first, second = _tree(KDTree, points).query_pairs(radius, output_type="ndarray").T
     open_ = np.ones(len(points), bool)
     kept = np.zeros(len(points), bool)
     while len(first):

@@ -1,5 +1,7 @@
 """A sparsity pattern and its schedule: which columns can be worked on together."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jaxtyping import Array, Int
 
 from vi.module import module, static
 
-_OVERHEAD = 4  # of a block, in columns
+_WIDTH = 0.12  # of blocks over √n: in the plane the levels' own widths grow as n over some hundreds
 
 
 @module
@@ -43,7 +45,7 @@ class Pattern:
 def dependency_levels(neighbors: np.ndarray) -> np.ndarray:
     """The length of the longest chain of neighbours that leads up to each point.
 
-    Points of one level are not neighbours of one another: a triangular solve can take them together.
+    Points of one level are not neighbours of one another: a solve can take them together.
 
     Args:
       neighbors: shape ``(n, m)``, int32; indices below the row's own, n where there are none.
@@ -73,21 +75,19 @@ def level_blocks(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Cut points that are sorted by level into blocks of one width, none across two levels.
 
-    Blocks are short enough that little is padded and long enough that there are not too many.
+    Blocks are short enough that little is padded and long enough that there are not too many; their
+    width depends on n only and their number is a round one, so that graphs of as many points share
+    compiled code.
 
     Args:
       levels: shape ``(n,)``, sorted.
       width: most points in a block; chosen if not given.
 
     Returns:
-      Starts and sizes of the blocks, int32, and the width; empty blocks at the end, whose number
-      makes the count a round one, so that data of like shape share compiled code.
+      Starts and sizes of the blocks, int32, the last ones empty, and the width.
     """
     n, counts = len(levels), np.bincount(levels)
-    if width is None:
-        widths = 2 ** np.arange(15)
-        blocks = np.array([np.sum(-(-counts // each)) for each in widths])
-        width = int(widths[np.argmin(blocks * (widths + _OVERHEAD))])
+    width = width or 2 ** max(0, round(math.log2(_WIDTH * math.sqrt(n))))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     starts = [np.arange(s, s + c, width) for s, c in zip(first, counts, strict=True)]
     sizes = [np.minimum(width, s + c - b) for s, c, b in zip(first, counts, starts, strict=True)]
@@ -98,6 +98,6 @@ def level_blocks(
 
 
 def rounded(count: int) -> int:
-    """The next integer of at most four binary digits and zeros behind."""
-    step = 2 ** max(0, int(count).bit_length() - 4)
+    """The next integer of at most three binary digits and zeros behind."""
+    step = 2 ** max(0, int(count).bit_length() - 3)
     return -(-count // step) * step

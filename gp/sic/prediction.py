@@ -1,5 +1,6 @@
 """Moments and draws of the function at new points, which come last in the order."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -53,7 +54,8 @@ def marginal_moments(
     mean = known.mean(x_new) + jnp.sum(weights * gather(known.factor.shift, near), axis=1)
     sets = near.at[groups.members].get(mode="fill", fill_value=known.pattern.size)
     values = gather(weights, groups.members)
-    norms = half_norms(known.pattern, known.factor.posterior, groups.ancestors, sets, values)
+    posterior = functools.partial(gather, known.factor.posterior)
+    norms = half_norms(known.pattern, posterior, groups.ancestors, sets, values)
     spread = jnp.zeros_like(mean).at[groups.members].set(norms, mode="drop")
     return mean, columns[:, -1] ** -2 + spread
 

@@ -124,6 +124,8 @@ class SICPrior:
         arrays = jax.tree.map(jnp.asarray, (graph, groups, rows))
         return cls(kernel, mean, x, kernel, *arrays, latent=latent)
 
+    block = 2**16  # new points that are best predicted at once
+
     @property
     def inputs(self) -> Float[Array, "N D"]:
         """Inputs by position."""
@@ -135,9 +137,7 @@ class SICPrior:
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data; see `gp.prior.Prior`. Its factor is by position."""
         pattern, sites = self.graph.pattern, self._sites(sites)
-        found = algebra.condition(
-            self.kernel, self.mean, self.inputs, pattern, self.groups, sites
-        )
+        found = algebra.condition(self.kernel, self.mean, self.inputs, pattern, self.groups, sites)
         place = self.graph.position
         return found._replace(mean=found.mean[place], variance=found.variance[place])
 
@@ -231,7 +231,8 @@ class SICPrior:
         factor = conditional.factor
         if int(jnp.max(factor.iterations)) >= algebra.MAX_ITERATIONS:
             said.append(
-                f"The mean is solved for to a relative residual of {float(factor.residual):.1e} only."
+                f"The mean is solved for only to a relative residual of "
+                f"{float(jnp.max(factor.residual)):.1e}."
             )
         return said
 

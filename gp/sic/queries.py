@@ -61,7 +61,9 @@ def joint_queries(
     pattern = graph.pattern
     width = _width(graph, total - 1)
     near = nearest_before(together, queries[order], limits, width)
-    levels = dependency_levels(np.where((near < n) | (near == total), len(queries), near - n).astype(np.int32))
+    levels = dependency_levels(
+        np.where((near < n) | (near == total), len(queries), near - n).astype(np.int32)
+    )
     by_level = np.argsort(levels, kind="stable")
     place = np.empty(total + 1, np.int32)
     place[total] = total

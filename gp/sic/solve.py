@@ -1,7 +1,7 @@
 r"""Products and triangular systems with a factor V whose columns live on a pattern.
 
-Column k has the entries ``columns[k, :-1]`` in the rows ``neighbors[k]`` and ``columns[k, -1]`` on the
-diagonal; V is upper triangular. Both solves go through the blocks of its schedule. Right
+Column k has the entries ``columns[k, :-1]`` in the rows ``neighbors[k]`` and ``columns[k, -1]`` on
+the diagonal; V is upper triangular. Both solves go through the blocks of its schedule. Right
 hand sides have positions first and may have more axes behind.
 """
 
@@ -28,8 +28,8 @@ def padded(pattern: Pattern, values: Array, fill: float = 0.0) -> Array:
 
 
 def solve_transposed(
-    pattern: Pattern, columns: Float[Array, "n m1"], rhs: Float[Array, "n *S"]
-) -> Float[Array, "n *S"]:
+    pattern: Pattern, columns: Float[Array, "n m1"], rhs: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
     r"""Solve :math:`V^T x = b`, by levels from the first position on.
 
     With b standard normal, x is a draw of :math:`N(0, (V V^T)^{-1})`.
@@ -62,8 +62,8 @@ def solve_transposed(
 
 
 def solve(
-    pattern: Pattern, columns: Float[Array, "n m1"], rhs: Float[Array, "n *S"]
-) -> Float[Array, "n *S"]:
+    pattern: Pattern, columns: Float[Array, "n m1"], rhs: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
     r"""Solve :math:`V x = b`, by levels from the last position on.
 
     Args:
@@ -94,8 +94,8 @@ def solve(
 
 
 def transposed_product(
-    pattern: Pattern, columns: Float[Array, "n m1"], x: Float[Array, "n *S"]
-) -> Float[Array, "n *S"]:
+    pattern: Pattern, columns: Float[Array, "n m1"], x: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
     r"""The product :math:`V^T x`: for a prior factor, the standardised residuals of x.
 
     Args:
@@ -114,8 +114,8 @@ def transposed_product(
 
 
 def product(
-    pattern: Pattern, columns: Float[Array, "n m1"], x: Float[Array, "n *S"]
-) -> Float[Array, "n *S"]:
+    pattern: Pattern, columns: Float[Array, "n m1"], x: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
     r"""The product :math:`V x`.
 
     Args:

@@ -1,9 +1,12 @@
 r"""Squared norms of sparse triangular solutions, group by group of nearby points.
 
-Variances and the trace in the Kullback-Leibler divergence are norms :math:`\|V^{-1} b\|^2` of sparse b.
-The solution lives on the ancestors of the points on which b does, up to what has died out; there it
+Variances and the trace in the Kullback-Leibler divergence are norms :math:`\|V^{-1} b\|^2` of
+sparse b. The solution lives on the ancestors of the points on which b does, up to what has died out; there it
 is the solution of a small dense triangular system, one for each group.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from gp.sic.pattern import Pattern
 
 def half_norms(
     pattern: Pattern,
-    columns: Float[Array, "n m1"],
+    columns: Callable[[Array], Array],
     ancestors: Int[Array, "g P"],
     sets: Int[Array, "g S M"],
     values: Float[Array, "g S M"],
@@ -25,7 +28,8 @@ def half_norms(
 
     Args:
       pattern: that of the factors.
-      columns: those of V.
+      columns: those of V at an index, zeros for indices past the end: only the rows that are
+        asked for need to exist.
       ancestors: of each group, sorted; n in free places.
       sets: positions at which b is not zero, among the group's ancestors; n in free places.
       values: of b there, 0 in free places.
@@ -48,7 +52,7 @@ def half_norms(
             found = (here.at[rank].get(mode="clip") == index) & (index < n)
             return jnp.where(found, rank, width)
 
-        v = gather(columns, here)
+        v = columns(here)
         diagonal = jnp.where(here < n, v[:, -1], 1)
         rows = find(jnp.asarray(pattern.neighbors).at[here].get(mode="fill", fill_value=n))
         block = jnp.zeros((width, width), v.dtype).at[ranks, ranks].set(diagonal)
@@ -89,7 +93,7 @@ def column_norms(
     u = gather(prior, members)
     unit = jnp.zeros_like(u).at[..., -1].set(1)
     both = jnp.concatenate([sets, sets], 1), jnp.concatenate([unit, u], 1)
-    norms = half_norms(pattern, columns, ancestors, *both)
+    norms = half_norms(pattern, functools.partial(gather, columns), ancestors, *both)
     variances, traces = jnp.split(norms, 2, axis=1)
     put = lambda values: jnp.zeros(n, values.dtype).at[members].set(values, mode="drop")
     return put(variances), put(traces)
