@@ -59,8 +59,8 @@ def inverse_columns(blocks: Float[Array, "C M M"]) -> tuple[Array, Array]:
     r"""The last columns of :math:`L^{-T}` for blocks K = L Lᵀ, and the jitter it took.
 
     With :math:`\bar u` the cotangent of u and :math:`w = K^{-1} \bar u`, that of K is
-    :math:`-\tfrac12 (w u^T + u w^T) + \tfrac12 (\bar u \cdot u)\, u u^T`: two triangular solves instead
-    of the derivative of a Cholesky factorisation.
+    :math:`-\tfrac12 (w u^T + u w^T) + \tfrac12 (\bar u \cdot u)\, u u^T`: two triangular solves
+    instead of the derivative of a Cholesky factorisation.
 
     Args:
       blocks: covariances, the point itself last.

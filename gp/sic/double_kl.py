@@ -2,8 +2,8 @@ r"""The double Kullback-Leibler objective: a free sparse factor, trained on mini
 
 The prior is the nearest of its pattern to the process, :math:`K^{-1} \approx U U^T`, and
 :math:`q(f) = N(ν, (V V^T)^{-1})` the nearest of that pattern to the posterior, with mean, factor
-and hyperparameters all free. Sites reach as good a q with 2 n numbers (`SICPrior.condition`); the free
-factor is for hyperparameters on minibatches, and for posteriors that sites do not give.
+and hyperparameters all free. Sites reach as good a q with 2 n numbers (`SICPrior.condition`); the
+free factor is for hyperparameters on minibatches, and for posteriors that sites do not give.
 """
 
 import jax

@@ -1,8 +1,8 @@
 r"""The pseudo-evidence, column by column: the approximation made on the observations.
 
 With S² the sites' precisions, the scaled observations :math:`y = S(λ_1/λ_2 - μ)` have the
-covariance :math:`B = I + S K S`. Each is conditioned on its neighbours before it, so that the log density is a
-sum over data of which any part can be taken alone.
+covariance :math:`B = I + S K S`. Each is conditioned on its neighbours before it, so that the log
+density is a sum over data of which any part can be taken alone.
 """
 
 from typing import Any

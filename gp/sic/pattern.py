@@ -87,7 +87,8 @@ def level_blocks(
       Starts and sizes of the blocks, int32, the last ones empty, and the width.
     """
     n, counts = len(levels), np.bincount(levels)
-    width = width or 2 ** max(0, round(math.log2(_WIDTH * math.sqrt(n))))
+    if width is None:
+        width = 1 << max(0, round(math.log2(_WIDTH * math.sqrt(n))))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     starts = [np.arange(s, s + c, width) for s, c in zip(first, counts, strict=True)]
     sizes = [np.minimum(width, s + c - b) for s, c, b in zip(first, counts, starts, strict=True)]

@@ -1,8 +1,8 @@
 r"""Squared norms of sparse triangular solutions, group by group of nearby points.
 
 Variances and the trace in the Kullback-Leibler divergence are norms :math:`\|V^{-1} b\|^2` of
-sparse b. The solution lives on the ancestors of the points on which b does, up to what has died out; there it
-is the solution of a small dense triangular system, one for each group.
+sparse b. The solution lives on the ancestors of the points on which b does, up to what has died
+out; there it is the solution of a small dense triangular system, one for each group.
 """
 
 import functools
