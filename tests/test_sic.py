@@ -1,4 +1,4 @@
-"""Sparse inverse Cholesky priors against the process itself, dense algebra and finite differences."""
+"""Sparse inverse Cholesky priors against the process itself, dense algebra and autodiff."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ def dense(pattern, columns):
 
 
 def test_all_neighbours_give_the_exact_posterior(exact):
-    c, _prior, q = exact
+    c, _, q = exact
     with jax.enable_x64(True):
         truth = DensePrior(c.kernel, c.mean, c.x).condition(c.sites)
         for name in ("mean", "variance", "kl", "log_normalizer"):
@@ -120,7 +120,7 @@ def test_evidence_and_its_gradient_are_exact_with_all_neighbours(exact, latent):
         args = c.kernel, c.mean, c.sites
         both = jax.jit(jax.value_and_grad(evidence, (0, 1, 2)))(*args, prior)
         process = DensePrior(c.kernel, c.mean, c.x)
-        truth = jax.value_and_grad(evidence, (0, 1, 2))(*args, process)
+        truth = jax.jit(jax.value_and_grad(evidence, (0, 1, 2)))(*args, process)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), both, truth)
 
 
@@ -149,12 +149,8 @@ def test_gradient_of_columns_is_that_of_autodiff(exact):
             return jnp.sum(weights * jax.vmap(solve)(blocks)[..., 0])
 
         ours = lambda kernel: jnp.sum(weights * inverse_columns(kernel(points, points))[0])
-        expected = jax.grad(plain)(c.kernel)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8),
-            jax.grad(ours)(c.kernel),
-            expected,
-        )
+        both = jax.jit(lambda kernel: (jax.grad(ours)(kernel), jax.grad(plain)(kernel)))(c.kernel)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), *both)
 
 
 def test_solves_and_products_are_those_of_the_matrix(sparse):
@@ -189,19 +185,21 @@ def test_incomplete_factor_agrees_on_its_pattern(sparse):
 
 def test_nothing_said_by_sites_leaves_the_prior(sparse):
     """With zero right hand side and no data, q is p: no division of zero by zero."""
-    _c, prior, _ = sparse
+    _, prior, _ = sparse
     with jax.enable_x64(True):
         q = condition_jit(prior, Sites(jnp.zeros(300), jnp.zeros(300)))
         np.testing.assert_allclose(q.mean, 0.3, atol=1e-12)
         assert abs(q.kl) < 0.02
-        np.testing.assert_allclose(q.variance, 1.3, rtol=0.05)
+        u = dense(prior.graph.pattern, q.factor.prior)
+        variance = np.diag(np.linalg.inv(u @ u.T))[prior.graph.position]
+        np.testing.assert_allclose(q.variance, variance, rtol=1e-2)
 
 
 def test_few_neighbours_are_near_the_process_and_more_are_nearer(sparse):
     c, prior, q = sparse
     with jax.enable_x64(True):
         truth = DensePrior(c.kernel, c.mean, c.x).condition(c.sites)
-        assert abs(q.log_normalizer - truth.log_normalizer) < 1
+        assert abs(q.log_normalizer - truth.log_normalizer) < 0.02 * 300
         np.testing.assert_allclose(q.variance, truth.variance, rtol=0.1)
         assert np.sqrt(np.mean((q.mean - truth.mean) ** 2)) < 0.05 * np.std(truth.mean)
         rough = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=3)
@@ -245,7 +243,7 @@ def test_a_point_given_twice_gets_the_jitter_and_a_training_point_its_own_poster
 
 
 def test_graph_follows_length_scales_only_when_they_move(exact):
-    _c, prior, _ = exact
+    _, prior, _ = exact
     with jax.enable_x64(True):
         near = prior.refreshed(gp.Matern(jnp.asarray([1.1, 1.5]), jnp.asarray(1.3)))
         assert near.graph is prior.graph
@@ -313,6 +311,6 @@ def test_minibatches_of_the_double_kl_are_unbiased(double):
 
 
 def test_double_kl_needs_one_latent_function(double):
-    *_, prior, q, _target, _ = double
+    *_, prior, q, _, _ = double
     with pytest.raises(ValueError, match="one latent function; got Categorical of 3"):
         double_kl(prior, Model(None, None, gp.Categorical(3)), None, q, [])

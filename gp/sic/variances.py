@@ -35,8 +35,7 @@ def half_norms(
       values: of b there, 0 in free places.
 
     Returns:
-      The norms: never above those of the solution on all positions, and equal to them where the
-      ancestors are complete.
+      The norms: exact where the ancestors are complete.
 
     Complexity:
       O(g (P m log P + P² S)) time, O(P²) memory, also for derivatives in columns and values.
