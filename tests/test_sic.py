@@ -58,7 +58,7 @@ def sparse():
     """Few neighbours."""
     with jax.enable_x64(True):
         c = case(300)
-        prior = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=12)
+        prior = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=12, per_block=32)
         yield c, prior, condition_jit(prior, c.sites)
 
 

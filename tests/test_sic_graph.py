@@ -103,7 +103,7 @@ def test_schedule_takes_neighbours_first_and_each_position_once():
 def test_groups_hold_every_point_once_with_its_neighbours():
     x = points(333)
     graph = sic_graph(x, 6)
-    groups = training_groups(graph, x[graph.order])
+    groups = training_groups(graph, x[graph.order], 8)
     members = groups.members[groups.members < 333]
     assert (np.sort(members) == np.arange(333)).all()
     for some, ancestors in zip(groups.members, groups.ancestors, strict=True):

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Array, Int
 
-from gp.sic.groups import PER_BLOCK, Groups, make_groups
+from gp.sic.groups import Groups, make_groups
 from gp.sic.neighbors import MultiscaleSearch, preceding_neighbors
 from gp.sic.order import coarse_to_fine_order
 from gp.sic.pattern import Pattern, dependency_levels, level_blocks
@@ -94,12 +94,13 @@ def sic_graph(points: np.ndarray, num_neighbors: int) -> SICGraph:
     )
 
 
-def training_groups(graph: SICGraph, points: np.ndarray) -> Groups:
+def training_groups(graph: SICGraph, points: np.ndarray, per_block: int) -> Groups:
     """Groups of the graph's own points.
 
     Args:
       graph: the graph.
       points: shape ``(n, d)``, by position, in the metric in which neighbours are near.
+      per_block: ancestors of each point from each index block [2ᵇ, 2ᵇ⁺¹) of the order.
 
     Returns:
       Groups whose members are positions.
@@ -112,5 +113,5 @@ def training_groups(graph: SICGraph, points: np.ndarray) -> Groups:
     limits = np.empty(size, int)
     limits[coarse] = np.arange(size)
     own = np.concatenate([graph.pattern.neighbors, np.arange(size)[:, None]], axis=1)
-    search = MultiscaleSearch(points[coarse], PER_BLOCK)
+    search = MultiscaleSearch(points[coarse], per_block)
     return make_groups(search, graph.rank, points, limits, own)

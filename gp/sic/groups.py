@@ -8,7 +8,6 @@ from gp.sic.pattern import rounded
 from vi.module import module
 
 SIZE = 16  # points that share their ancestors
-PER_BLOCK = 8  # ancestors of a point from each index block
 _AT_ONCE = 4096  # groups whose ancestors are looked for in one call
 
 

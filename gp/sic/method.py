@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from gp.sic.prior import NUM_NEIGHBORS, SICPrior
 
+LATENT_PER_BLOCK = 32  # ancestors at each scale, where data say little each
 NUM_ROWS = 2000  # columns that hyperparameters are trained on
 
 
@@ -39,4 +40,6 @@ def sic_prior(
     """
     if likelihood.conjugate:
         return SICPrior.of(kernel, mean, x, num_neighbors=num_neighbors, num_rows=num_rows)
-    return SICPrior.of(kernel, mean, x, num_neighbors=num_neighbors, latent=True)
+    return SICPrior.of(
+        kernel, mean, x, num_neighbors=num_neighbors, latent=True, per_block=LATENT_PER_BLOCK
+    )

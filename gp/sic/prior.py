@@ -52,6 +52,7 @@ class SICPrior:
       groups: groups of nearby inputs with their ancestors.
       rows: positions of the inputs whose columns stand for all in `log_normalizer`.
       latent: whether `log_normalizer` is that of the sparse prior, or of sparse observations.
+      per_block: ancestors of a point from each scale: each index block [2ᵇ, 2ᵇ⁺¹) of the order.
 
     Complexity:
       O(N m³) time and O(N m) memory to condition; O(B m³) for the evidence of B rows.
@@ -70,6 +71,7 @@ class SICPrior:
     groups: Groups
     rows: Int[Array, " B"]
     latent: bool = static(default=False)
+    per_block: int = static(default=16)
 
     @classmethod
     def of(
@@ -81,6 +83,7 @@ class SICPrior:
         num_neighbors: int = NUM_NEIGHBORS,
         num_rows: int | None = None,
         latent: bool = False,
+        per_block: int = 16,
     ) -> "SICPrior":
         """Make the prior; order and neighbours are found on the host.
 
@@ -95,6 +98,9 @@ class SICPrior:
             are noisy, as those of non-Gaussian likelihoods are, and takes all columns. By default
             observations are conditioned on their neighbours' instead, which is good where the
             noise is small and takes any part of the columns.
+          per_block: ancestors from each scale. Variances lack what reaches a point through points
+            that are not among them. Measured in the plane, their relative error is about 1e-3 for
+            16 where the noise is a tenth of the variance, and for 32 where it is five times it.
 
         Returns:
           The prior.
@@ -118,11 +124,11 @@ class SICPrior:
             )
         points = np.asarray(kernel.metric(x), float)
         graph = sic_graph(points, num_neighbors)
-        groups = training_groups(graph, points[graph.order])
+        groups = training_groups(graph, points[graph.order], per_block)
         count = len(points) if num_rows is None else min(num_rows, len(points))
         rows = np.random.default_rng(0).permutation(len(points))[:count].astype(np.int32)
         arrays = jax.tree.map(jnp.asarray, (graph, groups, rows))
-        return cls(kernel, mean, x, kernel, *arrays, latent=latent)
+        return cls(kernel, mean, x, kernel, *arrays, latent=latent, per_block=per_block)
 
     block = 2**16  # new points that are best predicted at once
 
@@ -173,7 +179,7 @@ class SICPrior:
         count = len(x_new)
         x_new = _filled(x_new)
         data, queries = self._points(self.inputs), self._points(x_new)
-        near, groups = marginal_queries(self.graph, data, queries)
+        near, groups = marginal_queries(self.graph, data, queries, self.per_block)
         mean, variance = marginal_moments(self._known(conditional), x_new, near, groups)
         return mean[:count], variance[:count]
 
@@ -217,6 +223,7 @@ class SICPrior:
             num_neighbors=self.graph.pattern.num_neighbors,
             num_rows=None if self.latent else len(self.rows),
             latent=self.latent,
+            per_block=self.per_block,
         )
 
     def notes(self, conditional: Conditional) -> list[str]:

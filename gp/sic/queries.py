@@ -3,14 +3,14 @@
 import numpy as np
 
 from gp.sic.graph import SICGraph
-from gp.sic.groups import PER_BLOCK, SIZE, Groups, make_groups
+from gp.sic.groups import SIZE, Groups, make_groups
 from gp.sic.neighbors import MultiscaleSearch, nearest_before
 from gp.sic.order import coarse_to_fine_order
 from gp.sic.pattern import Pattern, dependency_levels, level_blocks
 
 
 def marginal_queries(
-    graph: SICGraph, points: np.ndarray, queries: np.ndarray
+    graph: SICGraph, points: np.ndarray, queries: np.ndarray, per_block: int
 ) -> tuple[np.ndarray, Groups]:
     """Neighbours and ancestors of new points, each looked at alone.
 
@@ -18,6 +18,7 @@ def marginal_queries(
       graph: of the data.
       points: shape ``(n, d)``, by position, in the metric in which neighbours are near.
       queries: shape ``(q, d)``, in the same metric.
+      per_block: ancestors of each query from each index block.
 
     Returns:
       Positions of the nearest m data, or of all where the graph is exact, sorted, and groups of
@@ -30,7 +31,7 @@ def marginal_queries(
     everywhere = np.full(len(queries), len(points))
     near = nearest_before(points[coarse], queries, everywhere, _width(graph, len(points)))
     near = np.sort(graph.rank[near], axis=1)
-    search = MultiscaleSearch(points[coarse], PER_BLOCK)
+    search = MultiscaleSearch(points[coarse], per_block)
     size = int(np.clip(SIZE * len(queries) / len(points), 1, SIZE))
     return near, make_groups(search, graph.rank, queries, everywhere, near, size)
 
