@@ -26,12 +26,12 @@ import gp
 from gp.evidence import exact_sites
 from gp.model import Data, Model
 from gp.natural_gradient import start_sites
-from gp.training import follow
 from gp.sic import DoubleKL, SICPrior, double_kl
 from gp.sic.columns import conditional_columns
 from gp.sic.conditional import posterior_shift
 from gp.sic.graph import sic_graph
 from gp.sic.incomplete import incomplete_cholesky
+from gp.training import follow
 
 KEY = jax.random.key(0)
 

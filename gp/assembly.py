@@ -128,10 +128,10 @@ def explain(model: Model, data: Data, owner: str) -> str:
     least = float(np.linalg.eigvalsh(0.5 * (matrix + matrix.T))[0])
     scale = float(np.abs(np.diag(matrix)).max())
     if least < -1e3 * np.finfo(data.x.dtype).eps * len(matrix) * max(scale, 1e-300):
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         points = np.asarray(kernel.metric(x), float)
-        distance, near = cKDTree(points).query(points, k=min(2, len(points)))
+        distance, near = KDTree(points).query(points, k=min(2, len(points)))
         i = int(np.argmin(distance[:, -1]))
         pair = [np.asarray(x[k]).tolist() for k in (i, int(near[i, -1]))]
         return (

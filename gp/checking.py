@@ -19,9 +19,7 @@ from vi.posterior.verdict import Verdict
 from vi.status import Status
 
 DRAWS = 1000
-MOST = (
-    2000  # latent values up to which draws are weighed: beyond, the weights of so many always vary
-)
+MOST = 2000  # latent values up to which draws are weighed; the weights of more always vary
 LEVEL = 0.9  # of the intervals whose coverage is looked at
 FAR = 0.05, 5.0  # off that share, and standard errors, for a caution
 LIMIT = 0.7

@@ -34,12 +34,13 @@ def safe_cholesky(
       O(N³) for each level tried.
     """
     levels = jnp.asarray(jitter_levels(matrix.dtype))
-    factor = lambda i: jnp.linalg.cholesky(matrix + jnp.diag(levels[i] * added))
 
-    def failed(state: tuple) -> Array:
-        i, tril = state
-        return jnp.isnan(tril[-1, -1]) & (i < len(levels) - 1)
+    def attempt(state: tuple) -> tuple:
+        i, _, _ = state
+        tril = jnp.linalg.cholesky(matrix + jnp.diag(levels[i] * added))
+        return i + 1, tril, jnp.isnan(tril[-1, -1])
 
-    advance = lambda state: (state[0] + 1, factor(state[0] + 1))
-    last, tril = jax.lax.while_loop(failed, advance, (0, factor(0)))
-    return tril, levels[last]
+    wanting = lambda state: state[2] & (state[0] < len(levels))
+    start = (0, jnp.zeros_like(matrix), jnp.asarray(True))  # noqa: FBT003
+    tried, tril, _ = jax.lax.while_loop(wanting, attempt, start)
+    return tril, levels[tried - 1]

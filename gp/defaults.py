@@ -24,7 +24,7 @@ def default_kernel(x: np.ndarray, y: np.ndarray, likelihood: Any) -> Matern:
     With several latents each leaf has a first axis of them.
     """
     lengthscale = _spread(x.std(0)) if len(x) > 1 else np.ones(x.shape[1])
-    variance = _spread(np.asarray(likelihood.start(jnp.asarray(y))).var(0))
+    variance = _spread(likelihood.spread(jnp.asarray(y)))
     if likelihood.latents > 1:
         lengthscale = np.broadcast_to(lengthscale, (likelihood.latents, len(lengthscale)))
     return Matern(lengthscale, variance)

@@ -47,12 +47,12 @@ def local_kriging(
     Reference: Datta, Banerjee, Finley and Gelfand (2016), "Hierarchical nearest-neighbor Gaussian
     process models for large geostatistical datasets", section 2, for the prediction.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     known = np.flatnonzero(np.asarray(sites.precision) > 0)
     points, count = np.asarray(kernel.metric(x), float)[known], min(num_neighbors, len(known))
     queries = np.asarray(kernel.metric(jnp.asarray(x_new)), float)
-    _, near = cKDTree(points).query(queries, k=count)
+    _, near = KDTree(points).query(queries, k=count)
     near = known[near.reshape(len(queries), count)].astype(np.int32)
     parts = []
     for start in range(0, len(near), BLOCK):

@@ -44,7 +44,8 @@ def start_sites(likelihood: Any, data: Data) -> Sites:
     found = likelihood.expect(start, jnp.zeros_like(start), data.y)
     floor = 1e-3 * jnp.mean(jnp.abs(found.curvature), axis=0)
     curvature = jnp.maximum(found.curvature, floor)
-    return Sites(data.collect(curvature * start + found.gradient), data.collect(curvature))
+    linear = jnp.where(curvature > 0, curvature * start + found.gradient, 0.0)
+    return Sites(data.collect(linear), data.collect(curvature))
 
 
 def ascend(

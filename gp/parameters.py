@@ -70,12 +70,16 @@ def matching(names: Collection[str], wanted: str, owner: str) -> list[str]:
 
 
 def unconstrained(model: Any, trained: Collection[str]) -> Values:
-    """The trained hyperparameters in the optimizer's coordinates: logs of positive ones."""
+    """The trained hyperparameters in the optimizer's coordinates: logs of positive ones.
+
+    They are in the widest precision that JAX computes in, whatever the model's.
+    """
     found: Values = {}
 
     def visit(path: str, leaf: Any, positive: bool) -> Any:  # noqa: FBT001
         if path in trained:
-            found[path] = jnp.log(leaf) if positive else leaf
+            wide = jnp.asarray(leaf, jnp.result_type(float))
+            found[path] = jnp.log(wide) if positive else wide
         return leaf
 
     _walk(model, visit)
@@ -88,7 +92,8 @@ def constrained(model: Any, values: Values) -> Any:
     def visit(path: str, leaf: Any, positive: bool) -> Any:  # noqa: FBT001
         if path not in values:
             return leaf
-        return jnp.exp(values[path]) if positive else values[path]
+        value = jnp.exp(values[path]) if positive else values[path]
+        return value.astype(jnp.result_type(leaf))
 
     return _walk(model, visit)
 

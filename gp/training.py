@@ -175,7 +175,7 @@ def _loss(values: Values, sites: Sites, fixed: tuple) -> Array:
     model, prior, data, priors = fixed
     new = constrained(model, values)
     found = evidence(new, prior, data, sites, tolerance=_INNER)
-    return -(found.elbo + log_prior(new, priors)).astype(data.y.dtype)
+    return -(found.elbo + log_prior(new, priors)).astype(jnp.result_type(float))
 
 
 _first_look = quick_jit(jax.value_and_grad(_loss))
@@ -203,7 +203,7 @@ def _chunk(optimizer: Any, arrays: tuple, sites: Sites, fixed: tuple, num_steps:
         values, opt_state, (new_value, grads) = pick(
             (new, new_state, look), (values, opt_state, (value, grads))
         )
-        slack = 32 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+        slack = 32 * jnp.finfo(fixed[2].y.dtype).eps * jnp.abs(value)
         small = jnp.where(value - new_value < TOLERANCE + slack, small + 1, 0)
         status = jnp.where(small >= PATIENCE, Status.CONVERGED, status)
         status = jnp.where(good, status, Status.NONFINITE).astype(jnp.int32)

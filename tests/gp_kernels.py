@@ -34,7 +34,7 @@ def _arc_cosine(order):
         u, v = np.append(x / _SCALES, 1.0), np.append(y / _SCALES, 1.0)
         p, q = np.linalg.norm(u), np.linalg.norm(v)
         between = np.arccos(np.clip(u @ v / (p * q), -1, 1))
-        angle = np.linspace(-np.pi, np.pi, 400_001)
+        angle = np.linspace(-np.pi, np.pi, 40_001)
         first, second = np.cos(angle), np.cos(angle - between)
         both = (first > 0) & (second > 0)
         # The radial integral is the same for all angles; the value at equal vectors sets it.

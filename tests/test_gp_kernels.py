@@ -31,12 +31,15 @@ def _describe(kernel, a, b, spread):
     return blocks, kernel.diagonal(a), kernel.metric(spread), gradients
 
 
+SINGLE = ("matern_0.5", "matern_1.5", "rational_quadratic", "periodic", "arc_cosine_0", "mixed")
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernel(name):
     entry = KERNELS[name]
     pairs = zip(A, B, strict=True)
     expected = np.array([[[entry.formula(x, y) for y in b] for x in a] for a, b in pairs])
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64") if name in SINGLE else ("float64",):
         with precision(dtype):
             kernel = jax.tree.map(lambda x, t=dtype: jnp.asarray(x, t), entry.make(dtype))
             a, b, spread = (jnp.asarray(x, dtype) for x in (A, B, SPREAD))

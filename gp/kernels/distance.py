@@ -29,13 +29,26 @@ def squared_distance(a: Float[Array, "*B N D"], b: Float[Array, "*B M D"]) -> Ar
     return functools.reduce(jnp.add, parts)
 
 
+@jax.custom_jvp
 def safe_sqrt(x: Array) -> Array:
-    """The square root, with derivative 0 at 0 in place of infinity."""
-    positive = x > 0
-    # Compiled code may compute x twice with other rounding, so that one of these two conditions holds
-    # and the other does not: what takes the place of x must be near 0 itself.
-    nearly_zero = jnp.finfo(x.dtype).tiny
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, nearly_zero)), 0.0)
+    """The square root, with derivative 0 at 0 in place of infinity.
+
+    The usual pair of nested selects is not safe: compilers may compute x twice, with and without a
+    fused multiplication, and find the one copy zero and the other positive.
+    """
+    return jnp.sqrt(jnp.maximum(x, 0.0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: tuple, tangents: tuple) -> tuple:
+    root = safe_sqrt(primals[0])
+    return root, tangents[0] * _inverse(root)
+
+
+def _inverse(root: Array) -> Array:
+    """Half of the inverse of a root, 0 where it is 0."""
+    positive = root > 0
+    return jnp.where(positive, 0.5 / jnp.where(positive, root, 1.0), 0.0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -68,8 +81,7 @@ def _matern_jvp(order: int, primals: tuple, tangents: tuple) -> tuple:
     (square,), (move,) = primals, tangents
     value = matern_profile(order, square)
     if order == 0:
-        root = safe_sqrt(square)
-        slope = jnp.where(root > 0, -value / (2 * jnp.where(root > 0, root, 1.0)), 0.0)
+        slope = -value * _inverse(safe_sqrt(square))
     else:
         slope = -matern_profile(order - 1, square) / (4 * order - 2)
     return value, slope * move
@@ -114,8 +126,7 @@ def _arc_cosine_jvp(order: int, primals: tuple, tangents: tuple) -> tuple:
     value = arc_cosine_profile(order, square)
     if order == 0:
         # dθ/dc = 1 / (2 sin θ), of which sin θ = ½ √(c (4 − c)).
-        root = safe_sqrt(square * (4 - square))
-        slope = jnp.where(root > 0, -1 / (jnp.pi * jnp.where(root > 0, root, 1.0)), 0.0)
+        slope = -2 / jnp.pi * _inverse(safe_sqrt(square * (4 - square)))
     else:
         slope = -arc_cosine_profile(order - 1, square) * (0.5 if order == 1 else 2 / 3)
     return value, slope * move

@@ -167,9 +167,14 @@ class HeteroscedasticGaussian(Likelihood):
         _check_real("HeteroscedasticGaussian", y)
 
     def start(self, y: Float[Array, " N"]) -> Float[Array, "N 2"]:
-        """The targets, and their log variance."""
-        spread = jnp.maximum(jnp.var(y), jnp.finfo(y.dtype).tiny)
-        return jnp.stack([y, jnp.full_like(y, jnp.log(spread))], -1)
+        """The targets' mean, and the log of a tenth of their variance."""
+        spread = jnp.maximum(0.1 * jnp.var(y), jnp.finfo(y.dtype).tiny)
+        overall = jnp.stack([jnp.mean(y), jnp.log(spread)])
+        return jnp.broadcast_to(overall, (*y.shape, 2))
+
+    def spread(self, y: Float[Array, " N"]) -> Float[Array, "2"]:
+        """The targets' variance, and one."""
+        return jnp.stack([jnp.var(y), jnp.ones((), y.dtype)])
 
     def expect(
         self, mean: Float[Array, "N 2"], variance: Float[Array, "N 2"], y: Float[Array, " N"]

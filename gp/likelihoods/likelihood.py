@@ -61,6 +61,10 @@ class Likelihood(abc.ABC):
         """Latent values at which to begin, which explain the data roughly."""
         return jnp.zeros_like(y)
 
+    def spread(self, y: Float[Array, " N"]) -> Float[Array, "..."]:
+        """The variance of such latent values, for each latent function; zero if not known."""
+        return jnp.var(self.start(y), axis=0)
+
     def expect(
         self, mean: Float[Array, "N ..."], variance: Float[Array, "N ..."], y: Float[Array, " N"]
     ) -> Expectation:
