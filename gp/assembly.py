@@ -75,7 +75,7 @@ def assemble(
             found = follow(model, prior, data, sites)
             sites = found.sites
             if status == Status.CONVERGED and not bool(found.converged):
-                status = Status.MAX_STEPS
+                status = Status.STALLED
         q = condition(prior, sites)
         elbo = float(bound(likelihood, data, q))
         if not np.isfinite(elbo) and not status.failed:
@@ -85,9 +85,10 @@ def assemble(
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
     if hasattr(prior, "notes"):
         notes = [*notes, *prior.notes(q)]
-    kind = "exact posterior" if _is_exact(model, about["method"]) else "Gaussian posterior"
+    exact = model.likelihood.conjugate and about["method"] == "dense"
+    kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
-    verdict = judge(checks, status, elbo, float(q.jitter), what, notes)
+    verdict = judge(checks, status, elbo, float(q.jitter), what, notes, exact=exact)
     steps = int(history["step"][-1]) if len(history["step"]) else 0
     cost = {"steps": steps, **clock.read()}
     provenance = {
@@ -103,10 +104,6 @@ def assemble(
     return Posterior(
         model, prior, data, sites, q, elbo, status, verdict, checks, history, cost, key, provenance
     )
-
-
-def _is_exact(model: Model, method: str) -> bool:
-    return model.likelihood.conjugate and method == "dense"
 
 
 def _fresh(key: Array) -> Array:
@@ -133,9 +130,9 @@ def explain(model: Model, data: Data, owner: str) -> str:
         from scipy.spatial import KDTree
 
         points = np.asarray(kernel.metric(x), float)
-        distance, near = KDTree(points).query(points, k=min(2, len(points)))
-        i = int(np.argmin(distance[:, -1]))
-        pair = [np.asarray(x[k]).tolist() for k in (i, int(near[i, -1]))]
+        distance, near = map(np.asarray, KDTree(points).query(points, k=[min(2, len(points))]))
+        i = int(np.argmin(distance[:, 0]))
+        pair = [np.asarray(x[k]).tolist() for k in (i, int(near[i, 0]))]
         return (
             f"{owner}: expected a positive definite kernel; its matrix has the eigenvalue "
             f"{least:.3g} beside variances of {scale:.3g}, more than jitter mends. The closest "

@@ -89,7 +89,14 @@ def check(
 
 
 def judge(
-    found: Checks, status: Status, elbo: float, jitter: float, what: str, notes: Sequence[str]
+    found: Checks,
+    status: Status,
+    elbo: float,
+    jitter: float,
+    what: str,
+    notes: Sequence[str],
+    *,
+    exact: bool,
 ) -> Verdict:
     """Grade a fit.
 
@@ -104,16 +111,19 @@ def judge(
       jitter: what was added to variances.
       what: a phrase for the approximation.
       notes: further sentences.
+      exact: whether q is the posterior, and the ELBO the log evidence.
 
     Returns:
       The verdict.
     """
-    grade, said, exact = "good", [], found.khat == -math.inf
+    grade, said = "good", []
     if status.failed:
         grade = "failed"
         said.append(f"{status.message} This is the {what} there.")
     elif exact:
         said.append(f"the {what}: log evidence {elbo:.3f} nats at these hyperparameters.")
+    elif found.khat == -math.inf:
+        said.append(f"the {what}: ELBO {elbo:.3f} nats at these hyperparameters.")
     elif math.isnan(found.khat):
         grade = "fair"
         said.append(f"the {what}: ELBO {elbo:.3f} nats; with so many latent values not weighed.")

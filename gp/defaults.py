@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gp.kernels import Matern
-from gp.likelihoods import Gaussian
-from gp.means import ConstantMean
+from gp.likelihoods import Gaussian, Ordinal
+from gp.means import ConstantMean, Zero
 
 NOISE = 0.1  # of the targets' variance
 
@@ -30,8 +30,10 @@ def default_kernel(x: np.ndarray, y: np.ndarray, likelihood: Any) -> Matern:
     return Matern(lengthscale, variance)
 
 
-def default_mean(y: np.ndarray, likelihood: Any) -> ConstantMean:
-    """A constant: the average of those latent values."""
+def default_mean(y: np.ndarray, likelihood: Any) -> ConstantMean | Zero:
+    """A constant: the average of those latent values; zero where cutpoints set the level."""
+    if isinstance(likelihood, Ordinal):
+        return Zero()
     return ConstantMean(np.asarray(likelihood.start(jnp.asarray(y))).mean(0))
 
 

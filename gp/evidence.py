@@ -12,6 +12,7 @@ from gp.natural_gradient import ascend
 from gp.sites import Sites
 
 stop = jax.lax.stop_gradient
+_MOST = 25  # steps of an ascent, which begins near its end
 
 
 class Evidence(NamedTuple):
@@ -68,7 +69,7 @@ def evidence(
     if likelihood.conjugate:
         return _exact(likelihood, prior, data)
     fixed = stop(prior)
-    found = ascend(fixed, stop(likelihood), data, stop(start), tolerance=tolerance)
+    found = ascend(fixed, stop(likelihood), data, stop(start), tolerance=tolerance, max_steps=_MOST)
     q = stop(fixed.condition(stop(found.sites)))
     sites = stop(found.sites)
     fit = jnp.sum(expectations(likelihood, q.mean, q.variance, data).value)

@@ -70,7 +70,8 @@ def fit(
         coordinate. For L latent functions one for all, each then with hyperparameters of its own,
         or a sequence of L of one structure.
       likelihood: by default `gp.Gaussian`; its hyperparameters are trained too.
-      mean: mean function; by default a constant.
+      mean: mean function; by default a constant, and zero for `gp.Ordinal`, whose cutpoints set
+        the level.
       method: a prior back-end by name, ``"dense"`` for instance, or ``"auto"``, which chooses by
         the number of distinct inputs.
       method_options: options of the back-end.

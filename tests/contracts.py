@@ -18,7 +18,7 @@ import optim
 import vi
 from flows.imports import load_distrax
 from optim import polynomial_average
-from tests import models
+from tests import gp_kernels, models
 from vi import gaussian
 from vi.families.scale import DenseScale, LowRankScale
 
@@ -312,6 +312,9 @@ TRANSFORMATIONS: dict[str, Transformation] = {
         optim.oasis, {"key": _KEY, "learning_rate": 0.2, "max_change": 1}, 80, 1e-2
     ),
 }
+
+# Kernels of Gaussian processes, with their formulas in NumPy; see `test_gp_kernels`.
+KERNELS: dict[str, gp_kernels.Entry] = gp_kernels.KERNELS
 
 # Models of NumPyro that go through `vi.fit`, save and load: name -> (model, arguments).
 MODELS: dict[str, tuple] = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gp
-from tests.gp_kernels import KERNELS, Rbf
+from tests.contracts import KERNELS
+from tests.gp_kernels import Rbf
 from tests.test_contracts import finite_differences, precision
 from vi.compile import quick_jit
 

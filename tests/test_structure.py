@@ -74,11 +74,15 @@ def test_files_are_small_and_say_what_they_hold(path):
 
 def test_faces_export_what_they_say():
     import flows
+    import gp
+    import gp.kernels
+    import gp.likelihoods
     import optim
     import vi
     import vi.gaussian
 
-    for package in (flows, optim, vi, vi.gaussian):
+    packages = flows, gp, gp.kernels, gp.likelihoods, optim, vi, vi.gaussian
+    for package in packages:
         assert list(package.__all__) == sorted(package.__all__, key=_isort)
         for name in package.__all__:
             assert getattr(package, name).__doc__
