@@ -83,6 +83,8 @@ def assemble(
         checks = check(_fresh(key), prior, likelihood, data, sites, q)
     if data.y.dtype == np.float32 and (float(q.jitter) > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
+    if hasattr(prior, "notes"):
+        notes = [*notes, *prior.notes(q)]
     exact = model.likelihood.conjugate and about["method"] == "dense"
     kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"

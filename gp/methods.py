@@ -10,6 +10,7 @@ import jax
 from gp.dense import DensePrior
 from gp.independent import IndependentPrior
 from gp.model import Model
+from gp.sic.method import sic_prior
 
 
 class Method(NamedTuple):
@@ -31,6 +32,7 @@ def _dense(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> DensePrior:
 
 METHODS: dict[str, Method] = {
     "dense": Method(_dense, most=2000),
+    "sic": Method(sic_prior),
 }
 
 

@@ -112,9 +112,11 @@ class Posterior:
             return Prediction(*map(np.asarray, found))
         parts = []
         with blas_threads(len(self.data.x)):
-            for start in range(0, len(rows), BLOCK):
-                some = rows[start : start + BLOCK]
+            block = getattr(self.prior, "block", BLOCK)
+            for start in range(0, len(rows), block):
+                some = rows[start : start + block]
                 size = min(BLOCK, 1 << (len(some) - 1).bit_length())
+                size = max(size, len(some))
                 filled = np.concatenate([some, np.repeat(some[-1:], size - len(some), 0)])
                 found = self.prior.predict(self.q, jnp.asarray(filled))
                 parts.append([np.asarray(part)[: len(some)] for part in found])

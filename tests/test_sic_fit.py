@@ -1,0 +1,87 @@
+"""Sparse inverse Cholesky priors in the fit loop, beside dense ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gp
+from gp.evidence import exact_sites
+from gp.model import Data, Model
+from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional
+from vi.stochastic import StochasticRun
+
+KEY = jax.random.key(0)
+
+
+def regression(n):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(n, 2)) * 3
+    return x, np.sin(2 * x[:, 0]) + np.cos(x[:, 1]) + 0.2 * rng.normal(size=n)
+
+
+def test_fit_by_name_is_near_the_dense_one(x64):
+    x, y = regression(150)
+    options = {"kernel": gp.Matern(1.0, 1.0), "likelihood": gp.Gaussian(0.04), "train": False}
+    sparse = gp.fit(x, y, key=KEY, method="sic", method_options={"num_neighbors": 30}, **options)
+    dense = gp.fit(x, y, key=KEY, method="dense", **options)
+    assert abs(sparse.elbo - dense.elbo) < 0.5
+    new = x[:20] + 0.05
+    np.testing.assert_allclose(sparse.predict(new).mean, dense.predict(new).mean, atol=0.02)
+    np.testing.assert_allclose(sparse.predict(new).variance, dense.predict(new).variance, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_training_ends_within_a_nat_of_the_best_evidence(x64):
+    x, y = regression(400)
+    sparse, dense = (gp.fit(x, y, key=KEY, method=name) for name in ("sic", "dense"))
+    found = sparse.model
+    there = gp.fit(
+        x,
+        y,
+        key=KEY,
+        method="dense",
+        kernel=found.kernel,
+        mean=found.mean,
+        likelihood=found.likelihood,
+        train=False,
+    )
+    assert dense.elbo - 1 < there.elbo <= dense.elbo + 1e-2
+    assert abs(sparse.elbo - there.elbo) < 2
+
+
+@pytest.mark.slow
+def test_labels_give_the_dense_bound(x64):
+    x, f = regression(400)
+    y = (np.random.default_rng(1).uniform(size=400) < 1 / (1 + np.exp(-2 * f))).astype(float)
+    options = {"likelihood": gp.Bernoulli(), "kernel": gp.Matern(1.0, 3.0)}
+    for train, most in ((False, 0.2), (True, 0.5)):
+        sparse, dense = (
+            gp.fit(x, y, key=KEY, method=name, train=train, **options) for name in ("sic", "dense")
+        )
+        assert abs(sparse.elbo - dense.elbo) < most
+
+
+@pytest.mark.slow
+def test_double_kl_trains_in_the_shared_run(x64):
+    """From a poor start minibatches come back to what sites give at once."""
+    x, y = regression(300)
+    model = Model(gp.Matern(1.0, 1.0), gp.ConstantMean(0.0), gp.Gaussian(0.04))
+    model = jax.tree.map(jnp.asarray, model)
+    data = Data.merged(x, y)
+    prior = SICPrior.of(model.kernel, model.mean, data.x, num_neighbors=15)
+    sites = exact_sites(model.likelihood, data)
+    q = jax.jit(lambda prior, sites: prior.condition(sites))(prior, sites)
+    target, best = double_kl(prior, model, data, q, [])
+    start = dataclasses.replace(best, mean=0.8 * best.mean)
+    run = StochasticRun(target, start, KEY, DoubleKL(4), optax.adam(0.01), 300, 1)
+    state = run.initial()
+    while not run.done(state):
+        state = run.advance(state)
+    whole = jax.jit(lambda q: DoubleKL(None)(KEY, q, target)[0])
+    assert run.fingerprint()["kind"] == "stochastic"
+    assert whole(run.result(state)) < whole(best) + 0.3 * (whole(start) - whole(best))
+    assert np.isfinite(free_conditional(prior, target, run.result(state)).kl)
