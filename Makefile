@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -14,6 +14,7 @@ examples: demo ## every example
 	$(BIN)/python examples/new_divergence.py --out $(OUT)
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
+	$(BIN)/python examples/elevation.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -37,6 +38,9 @@ bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes d
 
 bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
 	$(BIN)/python -m benchmarks.programs
+
+bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors; GPBoost beside them if it is installed
+	$(BIN)/python -m benchmarks.sic terrain draw full objective bernoulli
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers

@@ -55,8 +55,8 @@ def run_chunk(
         looking = (searched.next_loc, searched.next_root, searched.next_log_det)
         root = refined.root.dense() if isinstance(searched.root, DenseRoot) else refined.root
         here = (refined.loc, root, refined.log_det)
-        place = jax.tree.map(lambda a, b: jnp.where(searching, a, b), looking, here)
-        seen = estimate(target.values_and_grads, *place, rotations[rotation], radius)
+        loc, root, log_det = jax.tree.map(lambda a, b: jnp.where(searching, a, b), looking, here)
+        seen = estimate(target.values_and_grads, loc, root, log_det, rotations[rotation], radius)
 
         def refined_by() -> tuple[States, Array]:
             moved, residual = refine.update(seen, refined)
