@@ -47,7 +47,8 @@ def nuts(
       model: a NumPyro model, a log density (`vi.target`), or a `vi.Target`.
       *args: arguments of the model: its data.
       key: a key from `jax.random.key`.
-      start: a posterior of the same model and data from `vi.fit`; by default one is fitted.
+      start: a posterior of the same model from `vi.fit`, best of the same data; by default one is
+        fitted. The draws are of this call's data whatever the start's were.
       num_samples: number S of draws of each chain, after warm-up.
       num_chains: number C of chains.
       num_warmup: transitions of each chain that are thrown away, rounded up to whole windows of
@@ -97,7 +98,7 @@ def nuts(
     if num_warmup is None:
         num_warmup = WARMUP[0] if start.verdict.grade in ("good", "fair") else WARMUP[1]
     run = NutsRun(
-        noise_target(start), key, num_samples=num_samples, num_chains=num_chains,
+        noise_target(target, start), key, num_samples=num_samples, num_chains=num_chains,
         num_warmup=num_warmup, acceptance=target_acceptance,
     )  # fmt: skip
     options = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
