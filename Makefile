@@ -17,10 +17,10 @@ examples: demo ## every example
 	$(BIN)/python examples/elevation.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test ## the long tests
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.test ## style and types
 	$(BIN)/ruff check .
