@@ -61,8 +61,7 @@ def describe(prior, sites, x_new):
 
 
 NAMES = [
-    pytest.param(name, marks=[] if name in ("matern_0.5", "product") else slow)
-    for name in KERNELS
+    pytest.param(name, marks=[] if name in ("matern_0.5", "product") else slow) for name in KERNELS
 ]
 
 
