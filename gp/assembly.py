@@ -85,7 +85,7 @@ def assemble(
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
     if hasattr(prior, "notes"):
         notes = [*notes, *prior.notes(q)]
-    exact = model.likelihood.conjugate and about["method"] == "dense"
+    exact = model.likelihood.conjugate and getattr(prior, "exact", False)
     kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
     verdict = judge(checks, status, elbo, float(q.jitter), what, notes, exact=exact)

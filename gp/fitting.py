@@ -72,8 +72,9 @@ def fit(
       likelihood: by default `gp.Gaussian`; its hyperparameters are trained too.
       mean: mean function; by default a constant, and zero for `gp.Ordinal`, whose cutpoints set
         the level.
-      method: a prior back-end by name, ``"dense"`` for instance, or ``"auto"``, which chooses by
-        the number of distinct inputs.
+      method: a prior back-end by name, or ``"auto"``: ``"state_space"``, which is exact, for more
+        than 200 inputs of one coordinate and kernels that are Markov processes; else ``"dense"``
+        up to 2000 distinct inputs and ``"sic"`` beyond.
       method_options: options of the back-end.
       priors: distributions of NumPyro, or anything with ``log_prob``, by names of
         hyperparameters, or their last parts, as in ``{"lengthscale": dist.LogNormal(0.0, 1.0)}``;
@@ -100,7 +101,7 @@ def fit(
 
     Complexity:
       Dense: O(N³) time for each evaluation, about 1.5 a step, for a non-Gaussian likelihood times
-      the five or so steps of its ascent; O(N²) memory.
+      the five or so steps of its ascent; O(N²) memory. State space and SIC: linear in N.
 
     Example:
       >>> import gp, jax, jax.numpy as jnp
@@ -116,7 +117,7 @@ def fit(
     model, data, gone = prepare(x, y, kernel, likelihood, mean, missing, "gp.fit")
     names = _trained(model, fixed) if train else []
     priors = _full_names(model, priors or {})
-    method = methods.choose(method, len(data.x))
+    method = methods.choose(method, model.kernel, data.x)
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
     likelihood = model.likelihood

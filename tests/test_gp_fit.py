@@ -298,5 +298,3 @@ def test_other_mistakes_are_named(fitted):
         fitted.predict(X, method="local", full_cov=True)
     with pytest.raises(ValueError, match=r"targets of shape \(7,\)"):
         fitted.log_predictive_density(NEW, Y)
-    with pytest.raises(ValueError, match="Name one of"):
-        methods.choose("auto", 10**9)
