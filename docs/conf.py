@@ -61,7 +61,16 @@ nb_merge_streams = True
 # ---- the reference ---------------------------------------------------------------------------
 
 default_role = "py:obj"
-public_packages = ["vi", "vi.gaussian", "flows", "gp", "gp.sic", "samplers", "optim"]
+public_packages = [
+    "vi",
+    "vi.gaussian",
+    "vi.distances",
+    "flows",
+    "gp",
+    "gp.sic",
+    "samplers",
+    "optim",
+]
 autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
