@@ -4,7 +4,7 @@ All run in the coordinates of the noise of an approximation q, where q is a unit
 size of order one and a unit mass matrix are right as far as q is.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ from samplers.coordinates import NoiseTarget
 from samplers.kept import MAX_DOUBLINGS
 from vi.module import module, static
 
-if TYPE_CHECKING:
-    from blackjax.mcmc.hmc import HMCState
+State = Any  # blackjax's HMCState: position, log density and its gradient in the noise
 
 
 class Step(NamedTuple):
@@ -35,8 +34,8 @@ class Algorithm:
     exact: ClassVar[bool] = True  # whether the target is invariant
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One transition of one chain."""
         raise TypeError(f"expected an algorithm of samplers; got {type(self).__name__}.")
 
@@ -56,8 +55,8 @@ class NUTS(Algorithm):
     in_turns: ClassVar[bool] = True
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One trajectory of at most 1023 steps."""
         from blackjax.mcmc import nuts
 
@@ -79,8 +78,8 @@ class HMC(Algorithm):
     num_steps: int | Array = 8
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One trajectory, accepted or refused."""
         from blackjax.mcmc import hmc
 
@@ -108,8 +107,8 @@ class MCLMC(Algorithm):
     num_steps: int | Array = 8
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One trajectory, accepted or refused."""
         from blackjax.mcmc import adjusted_mclmc
 
@@ -134,8 +133,8 @@ class Independence(Algorithm):
     adaptive: ClassVar[bool] = False
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One proposal, accepted or refused."""
         from blackjax.mcmc.random_walk import RWState, build_irmh
 
@@ -170,8 +169,8 @@ class DelayedAcceptance(Algorithm):
     scale: float | Array = 1.0
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One walk, accepted or refused."""
         start = state.position
         walk_key, end_key = jax.random.split(key)
@@ -196,7 +195,7 @@ class DelayedAcceptance(Algorithm):
         return new, Step(rate, False, moved.astype(int), jnp.nan)  # noqa: FBT003
 
 
-def _finite_or_before(new: Array, state: "HMCState", evaluations: int) -> tuple["HMCState", Step]:
+def _finite_or_before(new: Array, state: State, evaluations: int) -> tuple[State, Step]:
     """A position that is not finite is replaced by the one before, and counts as a divergence."""
     finite = jnp.all(jnp.isfinite(new))
     position = jnp.where(finite, new, state.position)
@@ -229,8 +228,8 @@ class SGLD(Algorithm):
     num_steps: int = static(default=50)
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """``num_steps`` steps."""
         from blackjax.sgmcmc import sgld
 
@@ -268,8 +267,8 @@ class SGHMC(Algorithm):
     num_steps: int = static(default=50)
 
     def transition(
-        self, key: Array, state: "HMCState", target: NoiseTarget, step_size: Array, metric: Array
-    ) -> tuple["HMCState", Step]:
+        self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
+    ) -> tuple[State, Step]:
         """One trajectory."""
         x = state.position
         noise_key, batch_key = jax.random.split(key)
