@@ -65,6 +65,7 @@ default_role = "py:obj"
 public_packages = [
     "vi",
     "vi.gaussian",
+    "vi.distances",
     "flows",
     "gp",
     "gp.sic",
