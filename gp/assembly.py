@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gp.checking import check, judge
-from gp.evidence import exact_sites
+from gp.evidence import known_sites
 from gp.independent import with_functions
 from gp.model import Data, Model, expectations
 from gp.posterior import Posterior
@@ -70,7 +70,7 @@ def assemble(
     likelihood, prior = model.likelihood, with_functions(prior, model.kernel, model.mean)
     with blas_threads(len(data.x)):
         if likelihood.conjugate:
-            sites = exact_sites(likelihood, data)
+            sites = known_sites(likelihood, data)
         else:
             found = follow(model, prior, data, sites)
             sites = found.sites

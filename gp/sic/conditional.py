@@ -19,6 +19,7 @@ from gp.sites import Sites
 
 _DIGITS = 0.55  # of the precision, to which the mean is polished
 MAX_ITERATIONS = 60
+_BALANCE = 0.1  # by which the factor's trace may be off
 _NUGGETS = (0.0, 1e-3, 1e-2, 1e-1)  # in units of the mean noise variance of the sites
 
 
@@ -32,6 +33,8 @@ class SICFactor(NamedTuple):
       residual: of the system that the shift solves, relative.
       iterations: of conjugate gradients that it took.
       nugget: what was added to all variances of the process.
+      balance: an estimate of :math:`\mathrm{tr}(V^{-1} (U U^T + W) V^{-T}) / n`, which is one for
+        the exact factor.
     """
 
     prior: Float[Array, "n m1"]
@@ -40,11 +43,13 @@ class SICFactor(NamedTuple):
     residual: Float[Array, ""]
     iterations: Int[Array, ""]
     nugget: Float[Array, ""]
+    balance: Float[Array, ""]
 
     @property
     def solved(self) -> Array:
-        """Whether the mean is what it aims at, and not only near."""
-        return self.residual <= _tolerance(self.shift.dtype)
+        """Whether the mean is what it aims at, and the factor a posterior's."""
+        good = self.residual <= _tolerance(self.shift.dtype)
+        return good & (jnp.abs(self.balance - 1) < _BALANCE)
 
 
 def posterior_shift(
@@ -90,8 +95,9 @@ def factorise(kernel: Any, mean: Array, inputs: Array, pattern: Pattern, sites: 
 
     Where neighbours leave next to nothing uncertain, as under smooth kernels, entries of U are huge
     beside the data's precisions, and what an incomplete factor leaves out is not small. Should
-    conjugate gradients not get there, all variances get a nugget of :math:`10^{-3}` of the mean
-    noise variance :math:`1/\bar λ_2`, then of ten and a hundred times that.
+    conjugate gradients not get there, or a trace of the factor be off by a tenth, all variances get
+    a nugget of :math:`10^{-3}` of the mean noise variance :math:`1/\bar λ_2`, then of ten and a
+    hundred times that.
 
     Args:
       kernel: the kernel.
@@ -118,15 +124,26 @@ def factorise(kernel: Any, mean: Array, inputs: Array, pattern: Pattern, sites: 
         prior, jitter = conditional_columns(kernel, inputs, inputs, pattern.neighbors, nuggets[i])
         posterior = incomplete_cholesky(pattern, prior, precision)
         found = posterior_shift(pattern, prior, posterior, precision, rhs)
-        factor = SICFactor(prior, posterior, found.x, found.residual, found.iterations, nuggets[i])
+        balance = _balance(pattern, prior, posterior, precision)
+        found = found.x, found.residual, found.iterations
+        factor = SICFactor(prior, posterior, *found, nuggets[i], balance)
         return i + 1, factor, jitter
 
     wanting = lambda state: ~state[1].solved & (state[0] < len(_NUGGETS))
     empty = jnp.zeros((pattern.size, pattern.num_neighbors + 1), inputs.dtype)
     zero = jnp.zeros((), inputs.dtype)
-    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero)
+    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero, zero)
     _, factor, jitter = lax.while_loop(wanting, attempt, (0, nothing, zero))
     return factor, jitter
+
+
+def _balance(pattern: Pattern, prior: Array, posterior: Array, precision: Array) -> Array:
+    """One random sign for each position estimates the trace; without error, if it is exact."""
+    mixed = jnp.arange(pattern.size, dtype=jnp.uint32) * jnp.uint32(2654435769)
+    signs = 1 - 2 * (mixed >> 31).astype(precision.dtype)
+    half = solve_transposed(pattern, posterior, signs)
+    white = transposed_product(pattern, prior, half)
+    return (white @ white + half @ (precision * half)) / pattern.size
 
 
 def log_normalizer(factor: SICFactor, mean: Float[Array, " n"], sites: Sites) -> Float[Array, ""]:

@@ -238,7 +238,11 @@ class SICPrior:
             )
         if not bool(factor.solved):
             residual = float(factor.residual)
-            said.append(f"The mean is solved for only to a relative residual of {residual:.1e}.")
+            said.append(
+                f"The sparse factor of the posterior is not good: the mean is solved for only to a "
+                f"relative residual of {residual:.1e}, and variances are off by a factor of about "
+                f"{float(factor.balance):.2g}."
+            )
         return said
 
 
@@ -297,7 +301,9 @@ def _wider(prior: SICPrior, rows: np.ndarray, m: int) -> np.ndarray:
 
 @quick_jit
 def _gap(prior: SICPrior, rows: Array, wide: Array, nugget: Array) -> Array:
-    common = prior.kernel, prior.inputs, prior.inputs[rows]
-    narrow = prior.graph.pattern.neighbors[rows]
-    at = lambda sets: conditional_columns(*common, sets, nugget)[0]
-    return jnp.mean(jnp.log(at(wide)[:, -1]) - jnp.log(at(narrow)[:, -1]))
+    n, narrow = prior.graph.pattern.size, prior.graph.pattern.neighbors[rows]
+    narrow = jnp.pad(narrow, [(0, 0), (0, wide.shape[1] - narrow.shape[1])], constant_values=n)
+    sets, points = jnp.concatenate([narrow, wide]), prior.inputs[jnp.concatenate([rows, rows])]
+    columns, _ = conditional_columns(prior.kernel, prior.inputs, points, sets, nugget)
+    few, many = jnp.split(jnp.log(columns[:, -1]), 2)
+    return jnp.mean(many - few)
