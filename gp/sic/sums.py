@@ -49,11 +49,11 @@ def sum_of_chunks(
         parameters, rows = jax.tree.unflatten(structure, [next(found[kind]) for kind in moving])
         return function(parameters, *rows)
 
-    def split(leaves: list) -> tuple[list, list, list, list]:
-        """Parameters and rows that move, and those that do not."""
-        pick = lambda part, kind: [x for x, moves in part if moves == kind]
-        own, rest = (list(zip(leaves, moving, strict=True))[s] for s in _halves(number))
-        return pick(own, True), pick(rest, True), pick(own, False), pick(rest, False)
+    def split(leaves: list) -> list[list]:
+        """Floating leaves of parameters and of rows, then their other leaves."""
+        ends = range(number), range(number, len(leaves))
+        pick = lambda end, kind: [leaves[i] for i in end if moving[i] == kind]
+        return [pick(end, kind) for kind in (1, 0) for end in ends]
 
     @jax.custom_vjp
     def total(theta: list, some: list, fixed: list, others: list) -> Array:
@@ -76,7 +76,3 @@ def sum_of_chunks(
 
     total.defvjp(forward, backward)
     return total(*split(leaves))
-
-
-def _halves(number: int) -> tuple[slice, slice]:
-    return slice(number), slice(number, None)
