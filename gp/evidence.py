@@ -10,6 +10,7 @@ from gp.independent import with_functions
 from gp.model import Data, Model, expectations
 from gp.natural_gradient import ascend
 from gp.sites import Sites
+from vi.compile import quick_jit
 
 stop = jax.lax.stop_gradient
 _MOST = 25  # steps of an ascent, which begins near its end
@@ -26,6 +27,9 @@ class Evidence(NamedTuple):
 def exact_sites(likelihood: Any, data: Data) -> Sites:
     """The sites of a Gaussian likelihood."""
     return Sites(*map(data.collect, likelihood.sites(data.y)))
+
+
+known_sites = quick_jit(exact_sites)  # outside of other compiled functions
 
 
 def evidence(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from gp import methods
 from gp.assembly import assemble, explain
-from gp.evidence import exact_sites
+from gp.evidence import known_sites
 from gp.inputs import Missing
 from gp.model import Data, Model
 from gp.natural_gradient import start_sites
@@ -121,7 +121,7 @@ def fit(
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
     likelihood = model.likelihood
-    start = exact_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
+    start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     notes = _notes(data, gone)

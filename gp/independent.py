@@ -61,6 +61,18 @@ class IndependentPrior:
         """What the host has made of the inputs, if anything."""
         return getattr(self.prior, "graph", None)
 
+    def cautions(self, conditional: Conditional) -> list[str]:
+        """Those of every function, each once."""
+        if not hasattr(self.prior, "cautions"):
+            return []
+        said: dict[str, None] = {}
+        for i in range(conditional.mean.shape[1]):
+            pick = lambda leaf, i=i: leaf[i]
+            kernel, mean, one = jax.tree.map(pick, (self.kernel, self.mean, conditional.factor))
+            prior = dataclasses.replace(self.prior, kernel=kernel, mean=mean)
+            said |= dict.fromkeys(prior.cautions(one))
+        return list(said)
+
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data, of shape ``(N, L)``."""
         each = self._each(lambda prior, sites: prior.condition(sites), (1,), sites)
