@@ -5,6 +5,8 @@ loop, one trace serves all values of one shape, what is saved loads to the same 
 interrupted run goes on to the same bits, and gradients agree with finite differences.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +26,11 @@ from vi.families.scale import DenseScale, LowRankScale
 
 DIM = 3
 _KEY = jax.random.key(7)
+
+
+def precision(dtype: Any) -> Any:
+    """64-bit floats on only where asked for."""
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 def target(dtype: Any) -> vi.Target:
@@ -84,6 +91,24 @@ def _from_distrax(generator: Any, dtype: Any) -> flows.FromDistrax:
     distrax = load_distrax()
     make = lambda s: distrax.Block(distrax.Chain([distrax.Sigmoid(), distrax.ScalarAffine(s)]), 1)
     return flows.FromDistrax(jnp.zeros(DIM, dtype), make)
+
+
+def _gaussian_start(dim: int, dtype: Any) -> flows.Flow:
+    loc = jnp.asarray(0.3 * np.arange(dim), dtype)
+    return flows.Flow.of_gaussian(vi.full_rank(dim, loc=loc, scale=1.1))
+
+
+def _flow_start(dim: int, dtype: Any) -> flows.Flow:
+    """A flow that bends its Gaussian."""
+    q = flows.radial(dim, key=_KEY, num_layers=2, dtype=dtype)
+    generator = np.random.default_rng(0)
+    bent = lambda x: x + jnp.asarray(0.2 * generator.normal(size=x.shape), x.dtype)
+    affine = _gaussian_start(dim, dtype).affine
+    return dataclasses.replace(jax.tree.map(bent, q), affine=affine)
+
+
+# What a MixFlow repeats its map from; see `test_mixflow`.
+MIXFLOW_STARTS: dict[str, Callable] = {"gaussian": _gaussian_start, "flow": _flow_start}
 
 
 # A spline has an affine map after it.

@@ -1,7 +1,5 @@
 """Layers: log-determinants against Jacobians, inverses, and the formulas behind them."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,11 @@ import flows
 from flows.networks import MaskedNetwork, initial_parameters
 from flows.residual import above_minus_one
 from flows.root import increasing_root
-from tests.contracts import DIM, LAYERS
+from tests.contracts import DIM, LAYERS, precision
 from vi.compile import quick_jit
 
 # Largest error of a log-determinant and of a round trip, for coordinates of size one.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
-
-
-def precision(dtype):
-    """64-bit floats on only where asked for."""
-    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 def moved(layer, size=0.3, seed=0):
