@@ -49,6 +49,11 @@ class MixFlowPlan:
         """The run that makes it, after ``first``, which finds the start; None if it is given."""
         return MixFlowRun(target, key, first, self)
 
+    def gradients_in_all(self, num_draws: int) -> int:
+        """Gradients of the smallest grid and of so many draws of the longest of its maps."""
+        longest = (self.num_maps - 1) * (max(self.num_leapfrogs) + 1)
+        return self.gradients() + longest * num_draws
+
     def gradients(self, num_orbits: int = _FEWEST) -> int:
         """Gradients that the grid takes with so many orbits for each of its maps."""
         leaps = len(self.step_sizes) * sum(n + 1 for n in self.num_leapfrogs)

@@ -107,6 +107,18 @@ def _flow_start(dim: int, dtype: Any) -> flows.Flow:
     return dataclasses.replace(jax.tree.map(bent, q), affine=affine)
 
 
+def _polynomial(generator: Any, dtype: Any) -> flows.Autoregressive:
+    transformer = flows.MonotonePolynomial(2)
+    size = transformer.num_params
+    network = flows.PolynomialConditioner.initial(DIM, size, 3, 2, dtype)
+    return flows.Autoregressive(network, transformer)
+
+
+def _conditional_planar(generator: Any, dtype: Any) -> flows.Conditional:
+    layer = flows.Planar.initial(generator, DIM, dtype)
+    return flows.Conditional.initial(generator, layer, (4,), 2)
+
+
 # What a MixFlow repeats its map from; see `test_mixflow`.
 MIXFLOW_STARTS: dict[str, Callable] = {"gaussian": _gaussian_start, "flow": _flow_start}
 
@@ -126,6 +138,19 @@ LAYERS: dict[str, LayerEntry] = {
     "sylvester": LayerEntry(
         lambda generator, dtype: flows.Sylvester.initial(generator, DIM, 2, dtype)
     ),
+    "block_neural": LayerEntry(
+        lambda generator, dtype: flows.BlockNeural.initial(generator, DIM, (4, 3), 2, dtype),
+        conditional=True,
+    ),
+    "residual": LayerEntry(
+        lambda generator, dtype: flows.Residual.initial(generator, DIM, 5, 2, dtype),
+        conditional=True,
+    ),
+    "residual_narrow": LayerEntry(
+        lambda generator, dtype: flows.Residual.initial(generator, DIM, 2, 0, dtype)
+    ),
+    "polynomial": LayerEntry(_polynomial, conditional=True),
+    "conditional_planar": LayerEntry(_conditional_planar, conditional=True),
     "act_norm": LayerEntry(lambda _, dtype: flows.ActNorm.identity(DIM, dtype)),
     "lu_linear": LayerEntry(lambda _, dtype: flows.LULinear.identity(DIM, dtype)),
     "reverse": LayerEntry(lambda generator, dtype: flows.Reverse(), identity=False),

@@ -138,6 +138,7 @@ def report(
     else:
         cautions = _cautions(target)
         verdict = judge(found, status, describe(q), _worst(found, target), notes, cautions)
+    gradients += found.num_draws * getattr(q, "gradients_per_draw", 0)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
     return Posterior(target, q, status, verdict, found, history, cost, (), key, about)
