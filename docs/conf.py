@@ -69,6 +69,7 @@ public_packages = [
     "gp",
     "gp.sic",
     "samplers",
+    "samplers.particles",
     "optim",
 ]
 autosummary_generate = True
