@@ -228,6 +228,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "forward_backward": Optimizer(lambda: gaussian.forward_backward(0.1), "bonnet_price"),
     "bures_wasserstein": Optimizer(lambda: gaussian.bures_wasserstein(0.02), "bonnet_price"),
+    "mixture_flow": Optimizer(lambda: gaussian.mixture_flow(0.05), family="mixture"),
     "batch_and_match": Optimizer(lambda: gaussian.batch_and_match(1.0), "score_sample"),
 }
 
