@@ -66,6 +66,7 @@ public_packages = [
     "vi.gaussian",
     "flows",
     "gp",
+    "gp.inducing",
     "gp.sic",
     "gp.state_space",
     "samplers",
