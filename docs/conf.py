@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(
     path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path
 )
+os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
@@ -64,6 +65,7 @@ default_role = "py:obj"
 public_packages = [
     "vi",
     "vi.gaussian",
+    "vi.distances",
     "flows",
     "gp",
     "gp.inducing",
