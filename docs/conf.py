@@ -68,6 +68,7 @@ public_packages = [
     "vi.distances",
     "flows",
     "gp",
+    "gp.inducing",
     "gp.sic",
     "gp.state_space",
     "samplers",

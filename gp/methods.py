@@ -8,6 +8,8 @@ import jax
 
 from gp.dense import DensePrior
 from gp.independent import IndependentPrior
+from gp.inducing import InducingPrior
+from gp.inducing.prior import NUM_INDUCING
 from gp.model import Model
 from gp.sic.method import sic_prior
 from gp.state_space import StateSpacePrior, markov
@@ -39,6 +41,22 @@ def _state_space(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> StateSpa
     return StateSpacePrior.of(kernel, mean, x)
 
 
+def _inducing(
+    kernel: Any,
+    mean: Any,
+    x: Any,
+    *,
+    likelihood: Any,
+    num_inducing: int = NUM_INDUCING,
+    inducing: Any = None,
+    start: str = "greedy",
+) -> InducingPrior:
+    del likelihood
+    return InducingPrior.of(
+        kernel, mean, x, num_inducing=num_inducing, inducing=inducing, start=start
+    )
+
+
 def _in_time(kernel: Any, x: Any) -> bool:
     return x.shape[1] == 1 and len(x) > LEAST_IN_TIME and markov(kernel)
 
@@ -46,6 +64,7 @@ def _in_time(kernel: Any, x: Any) -> bool:
 METHODS: dict[str, Method] = {
     "state_space": Method(_state_space, _in_time),
     "dense": Method(_dense, lambda kernel, x: len(x) <= MOST_DENSE),
+    "inducing": Method(_inducing),
     "sic": Method(sic_prior, lambda kernel, x: True),
 }
 
