@@ -155,6 +155,12 @@ class SICPrior:
             return algebra.latent_evidence(*common, pattern, self.groups, sites)
         return column_evidence(*common, sites, pattern.neighbors, self.rows)
 
+    def divergence(self, conditional: Conditional) -> Float[Array, ""]:
+        """KL(q ‖ p) at fixed q, differentiable in kernel and mean; O(N m³ + N P²)."""
+        where = self.inputs, self.graph.pattern, self.groups
+        factor, centre = conditional.factor, conditional.mean[self.graph.order]
+        return algebra.divergence(self.kernel, self.mean, *where, factor, centre)
+
     def _known(self, conditional: Conditional) -> Known:
         pattern = self.graph.pattern
         return Known(self.kernel, self.mean, self.inputs, pattern, conditional.factor)
