@@ -35,6 +35,7 @@ class SICFactor(NamedTuple):
       nugget: what was added to all variances of the process.
       balance: an estimate of :math:`\mathrm{tr}(V^{-1} (U U^T + W) V^{-T}) / n`, which is one for
         the exact factor.
+      noise: the mean noise variance of the sites; 0 where they say nothing.
     """
 
     prior: Float[Array, "n m1"]
@@ -44,6 +45,7 @@ class SICFactor(NamedTuple):
     iterations: Int[Array, ""]
     nugget: Float[Array, ""]
     balance: Float[Array, ""]
+    noise: Float[Array, ""]
 
     @property
     def solved(self) -> Array:
@@ -126,13 +128,13 @@ def factorise(kernel: Any, mean: Array, inputs: Array, pattern: Pattern, sites: 
         found = posterior_shift(pattern, prior, posterior, precision, rhs)
         balance = _balance(pattern, prior, posterior, precision)
         found = found.x, found.residual, found.iterations
-        factor = SICFactor(prior, posterior, *found, nuggets[i], balance)
+        factor = SICFactor(prior, posterior, *found, nuggets[i], balance, noise)
         return i + 1, factor, jitter
 
     wanting = lambda state: ~state[1].solved & (state[0] < len(_NUGGETS))
     empty = jnp.zeros((pattern.size, pattern.num_neighbors + 1), inputs.dtype)
     zero = jnp.zeros((), inputs.dtype)
-    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero, zero)
+    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero, zero, zero)
     _, factor, jitter = lax.while_loop(wanting, attempt, (0, nothing, zero))
     return factor, jitter
 
