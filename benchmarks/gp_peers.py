@@ -1,6 +1,6 @@
 """GPBoost on the fields of `benchmarks.sic`, a line of JSON each; needs no JAX.
 
-    python -m benchmarks.gp_peers terrain draw labels counts
+python -m benchmarks.gp_peers terrain draw labels counts
 """
 
 import json
