@@ -93,6 +93,11 @@ class IndependentPrior:
             factor=each,
         )
 
+    def divergence(self, conditional: Conditional) -> Float[Array, ""]:
+        """The sum of those of the back-end, which must have it."""
+        verb = lambda prior, one: prior.divergence(one)
+        return jnp.sum(self._each(verb, (0,), conditional.factor))
+
     def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
         """The sum of the pseudo-evidences."""
         return jnp.sum(self._each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))

@@ -14,7 +14,7 @@ from gp.sic.groups import Groups
 from gp.sic.incomplete import incomplete_cholesky
 from gp.sic.pattern import Pattern
 from gp.sic.solve import product, solve, solve_transposed, transposed_product
-from gp.sic.variances import column_norms
+from gp.sic.variances import column_norms, traces_of
 from gp.sites import Sites
 
 _DIGITS = 0.55  # of the precision, to which the mean is polished
@@ -35,6 +35,7 @@ class SICFactor(NamedTuple):
       nugget: what was added to all variances of the process.
       balance: an estimate of :math:`\mathrm{tr}(V^{-1} (U U^T + W) V^{-T}) / n`, which is one for
         the exact factor.
+      noise: the mean noise variance of the sites; 0 where they say nothing.
     """
 
     prior: Float[Array, "n m1"]
@@ -44,6 +45,7 @@ class SICFactor(NamedTuple):
     iterations: Int[Array, ""]
     nugget: Float[Array, ""]
     balance: Float[Array, ""]
+    noise: Float[Array, ""]
 
     @property
     def solved(self) -> Array:
@@ -126,13 +128,13 @@ def factorise(kernel: Any, mean: Array, inputs: Array, pattern: Pattern, sites: 
         found = posterior_shift(pattern, prior, posterior, precision, rhs)
         balance = _balance(pattern, prior, posterior, precision)
         found = found.x, found.residual, found.iterations
-        factor = SICFactor(prior, posterior, *found, nuggets[i], balance)
+        factor = SICFactor(prior, posterior, *found, nuggets[i], balance, noise)
         return i + 1, factor, jitter
 
     wanting = lambda state: ~state[1].solved & (state[0] < len(_NUGGETS))
     empty = jnp.zeros((pattern.size, pattern.num_neighbors + 1), inputs.dtype)
     zero = jnp.zeros((), inputs.dtype)
-    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero, zero)
+    nothing = SICFactor(empty, empty, empty[:, 0], zero + jnp.inf, jnp.asarray(0), zero, zero, zero)
     _, factor, jitter = lax.while_loop(wanting, attempt, (0, nothing, zero))
     return factor, jitter
 
@@ -235,6 +237,39 @@ def condition(
     )
 
 
+def divergence(
+    kernel: Any,
+    mean: Any,
+    inputs: Array,
+    pattern: Pattern,
+    groups: Groups,
+    factor: SICFactor,
+    centre: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """KL(q ‖ p) of a given q, differentiable in kernel and mean.
+
+    Args:
+      kernel: the kernel.
+      mean: the mean function.
+      inputs: by position.
+      pattern: that of the factors.
+      groups: of the points.
+      factor: of q, whose columns V count, and its nugget.
+      centre: the mean of q, by position.
+
+    Returns:
+      Nats.
+
+    Complexity:
+      O(n m³ + n P²) time, O(n m) memory.
+    """
+    posterior, nugget = lax.stop_gradient((factor.posterior, factor.nugget))
+    prior, _ = conditional_columns(kernel, inputs, inputs, pattern.neighbors, nugget)
+    traces = traces_of(pattern, posterior, prior, *_arrays(groups))
+    residuals = transposed_product(pattern, prior, centre - mean(inputs))
+    return jnp.sum(divergence_terms(prior, posterior[:, -1], residuals, traces))
+
+
 def latent_evidence(
     kernel: Any, mean: Any, inputs: Array, pattern: Pattern, groups: Groups, sites: Sites
 ) -> Float[Array, ""]:
@@ -263,13 +298,11 @@ def latent_evidence(
     mu = mean(inputs)
     factor, _ = factorise(kernel, mu, inputs, pattern, sites)
     value = log_normalizer(factor, mu, sites)
-    prior, _ = conditional_columns(kernel, inputs, inputs, pattern.neighbors, factor.nugget)
-    variances, traces = column_norms(pattern, factor.posterior, prior, *_arrays(groups))
-    variances, shift = lax.stop_gradient((variances, factor.shift + mu))
-    residuals = transposed_product(pattern, prior, shift - mu)
-    divergences = divergence_terms(prior, factor.posterior[:, -1], residuals, traces)
+    norms = column_norms(pattern, factor.posterior, factor.prior, *_arrays(groups))
+    variances, shift = lax.stop_gradient((norms[0], factor.shift + mu))
+    kl = divergence(kernel, mean, inputs, pattern, groups, factor, shift)
     squares = jnp.where(sites.precision > 0, (sites.centre - shift) ** 2 + variances, 0)
-    energy = -jnp.sum(divergences) - 0.5 * jnp.sum(sites.precision * squares)
+    energy = -kl - 0.5 * jnp.sum(sites.precision * squares)
     return lax.stop_gradient(value) + energy - lax.stop_gradient(energy)
 
 

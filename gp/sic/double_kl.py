@@ -217,5 +217,5 @@ def free_conditional(prior: SICPrior, target: LatentProcess, q: SparseGaussian) 
         kl=jnp.sum(divergence_terms(columns, posterior[:, -1], residuals, traces)),
         log_normalizer=zero * jnp.nan,
         jitter=nugget + jitter * jnp.mean(prior.kernel.diagonal(inputs)),
-        factor=SICFactor(columns, posterior, shift, zero, jnp.asarray(0), nugget, zero + 1),
+        factor=SICFactor(columns, posterior, shift, zero, jnp.asarray(0), nugget, zero + 1, zero),
     )
