@@ -77,13 +77,18 @@ class Paths:
 
     def __call__(self, x: Float[Array, "M D"]) -> Float[Array, "S M ..."]:
         """Values of all draws at points, shape ``(S, M)``, or ``(S, M, L)``."""
-        value = lambda kernel, mean, path, weights: (
-            mean(x) + path(x) + weights @ kernel(self.anchors, x)
-        )
-        parts = self.kernel, self.mean, self.path, self.weights
-        if self.latents == 1:
-            return value(*parts)
-        return jnp.moveaxis(jax.vmap(value)(*parts), 0, -1)
+        return _values(self, x)
+
+
+@jax.jit  # and not `quick_jit`, which cannot be inside of a user's own
+def _values(paths: Paths, x: Array) -> Array:
+    value = lambda kernel, mean, path, weights: (
+        mean(x) + path(x) + weights @ kernel(paths.anchors, x)
+    )
+    parts = paths.kernel, paths.mean, paths.path, paths.weights
+    if paths.latents == 1:
+        return value(*parts)
+    return jnp.moveaxis(jax.vmap(value)(*parts), 0, -1)
 
 
 def draw_paths(

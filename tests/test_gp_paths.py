@@ -25,6 +25,9 @@ OPTIONS = {"inducing": {"num_inducing": 6}, "sic": {"num_neighbors": N - 1}}
 LIMIT = stats.norm.isf(1e-6 / 24) / np.sqrt(S)
 
 
+_condition = quick_jit(lambda prior, sites: prior.condition(sites))
+
+
 def prior_of(method, model):
     return build(method, model, jnp.asarray(X), OPTIONS.get(method, {}))
 
@@ -49,14 +52,14 @@ def test_paths_have_the_posteriors_law(method, x64):
     """
     prior = prior_of(method, model(gp.Matern(0.8, 1.5)))
     sites = gp.Sites(jnp.asarray(PRECISION * CENTRE), jnp.asarray(PRECISION))
-    q = quick_jit(lambda prior, sites: prior.condition(sites))(prior, sites)
+    q = _condition(prior, sites)
     new = jnp.asarray(NEW)
     mean, covariance = map(np.asarray, prior.predict(q, new, full_cov=True))
     paths = draw_paths(KEY, prior, q, sites, S, 16)
-    draws = np.asarray(quick_jit(lambda paths, x: paths(x))(paths, new))
+    draws = np.asarray(paths(new))
     assert off(draws, mean, covariance) < LIMIT < 0.1
     assert off(draws + 0.1, mean, covariance) > LIMIT
-    at_data = np.asarray(quick_jit(lambda paths, x: paths(x))(paths, jnp.asarray(X[:1])))
+    at_data = np.asarray(paths(jnp.asarray(X[:1])))
     spread = np.sqrt(float(q.variance[0]) / S)
     assert abs(at_data.mean() - float(q.mean[0])) < 6 * spread
 
@@ -109,7 +112,7 @@ def test_several_latents_are_drawn_side_by_side(x64):
     prior = prior.with_functions(two.kernel, two.mean)
     wide = np.stack([PRECISION, PRECISION], 1)
     sites = gp.Sites(jnp.asarray(wide * CENTRE[:, None]), jnp.asarray(wide))
-    q = prior.condition(sites)
+    q = _condition(prior, sites)
     paths = draw_paths(KEY, prior, q, sites, S, 16)
     draws = np.asarray(paths(jnp.asarray(NEW)))
     assert draws.shape == (S, 3, 2)
