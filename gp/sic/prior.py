@@ -1,6 +1,7 @@
 """The sparse inverse Cholesky back-end: a prior over many inputs, conditioned in linear time."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from gp.sic.neighbors import nearest_before
 from gp.sic.pattern import Pattern, rounded
 from gp.sic.prediction import Known, joint_draws, joint_moments, marginal_moments
 from gp.sic.queries import joint_queries, marginal_queries
-from gp.sites import Sites
+from gp.sites import Sites, misfits
 from vi.compile import quick_jit
 from vi.module import module, static
 
@@ -206,6 +207,19 @@ class SICPrior:
         joint = self._joint(x_new)
         noise = jax.random.normal(key, (num_samples, len(self.x) + len(x_new)), self.x.dtype)
         return joint_draws(self._known(conditional), noise, *joint)
+
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Callable
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior; see `gp.prior.Prior`."""
+        factor, pattern, own = conditional.factor, self.graph.pattern, self._sites(sites)
+        rest = misfits(key, own, self.mean(self.inputs) + path(self.inputs))
+
+        def one(c: Array) -> Array:
+            common = pattern, factor.prior, factor.posterior, own.precision
+            return own.precision * (c - algebra.posterior_shift(*common, own.precision * c).x)
+
+        return self.inputs, jax.lax.map(one, rest)
 
     def _joint(self, x_new: Array) -> tuple[Array, Array, Pattern]:
         """New points in their order, the place of each in it, and the pattern with them."""
