@@ -251,9 +251,10 @@ Written by `python -m benchmarks.flows --seconds {seconds:g}` on {machine(*PACKA
 
 ## At equal CPU time
 
-Each fit had {seconds:g} CPU seconds, its compilation included; how many steps or maps that makes
-was found by a trial, with at least {TRIAL} steps and at most {MOST_MAPS} maps. On the four densities in two dimensions the log evidence is 0, and the distance is the
-sliced Wasserstein distance to exact draws, in standard deviations; on the posteriors errors are
+Each fit had {seconds:g} CPU seconds, its compilation included; how many steps or maps that
+makes was found by a trial, with at least {TRIAL} steps and at most {MOST_MAPS} maps. On the four
+densities in two dimensions the log evidence is 0, and the distance is the sliced Wasserstein
+distance to exact draws, in standard deviations; on the posteriors errors are
 those of {DRAWS:,} draws against long runs of MCMC: the largest of a mean, in standard deviations,
 and of a standard deviation, relative. The ELBO of a MixFlow counts its momentum; it is judged by
 {MIXFLOW_DRAWS:,} draws.
