@@ -60,6 +60,10 @@ def _bures_wasserstein_adam(learning_rate: Any) -> Any:
     return optim.riemannian_adam(learning_rate, full_rank)
 
 
+def _mixture_of_flows(loc: Any) -> vi.Mixture:
+    return vi.mixture([_flow(loc), _flow(-loc)], [0.3, 0.7])
+
+
 # A family from its location, of shape (DIM,), whose dtype it keeps.
 FAMILIES: dict[str, Callable] = {
     "delta": vi.Delta,
@@ -71,6 +75,7 @@ FAMILIES: dict[str, Callable] = {
     "low_rank": _low_rank,
     "mixture": _mixture,
     "flow": _flow,
+    "mixture_of_flows": _mixture_of_flows,
 }
 
 
