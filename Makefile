@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-verdicts clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -17,10 +17,10 @@ examples: demo ## every example
 	$(BIN)/python examples/elevation.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test ## the long tests
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.test ## style and types
 	$(BIN)/ruff check .
@@ -44,6 +44,9 @@ bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors; GPBoost beside them
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers
+
+bench-verdicts: $(VENV)/.bench ## how often a verdict is true, against NUTS; writes docs/generated
+	$(BIN)/python -m benchmarks.verdicts
 
 bench-quick: $(VENV)/.bench ## the same with one seed
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)

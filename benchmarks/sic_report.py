@@ -44,7 +44,7 @@ points; the gradient is an array of the size of q, and filling it is what grows 
 
 Nats a new datum that predictions lose against the exact process, at the true hyperparameters:
 3,000 points in the unit box, Matérn-3/2 of length scale √D / 2 and variance one. `gap` is
-`gp.sic.neighbor_gap` at a third of the noise, the number that the verdict judges: 0.01 is its limit.
+`gp.sic.neighbor_gap` at a third of the noise, which the verdict judges: 0.01 is its limit.
 """,
 }
 

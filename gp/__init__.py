@@ -3,6 +3,9 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.minibatch import (
+    Minibatches,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -77,6 +80,7 @@ __all__ = [
     "Linear",
     "LinearMean",
     "Matern",
+    "Minibatches",
     "NegativeBinomial",
     "Ordinal",
     "Periodic",

@@ -85,7 +85,7 @@ def assemble(
     if data.y.dtype == np.float32 and (jitter > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
     cautions = prior.cautions(q) if hasattr(prior, "cautions") else []
-    exact = model.likelihood.conjugate and about["method"] == "dense"
+    exact = model.likelihood.conjugate and getattr(prior, "exact", False)
     kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
     verdict = judge(checks, status, elbo, jitter, what, notes, cautions, exact=exact)

@@ -56,6 +56,14 @@ class IndependentPrior:
         first = self.prior.refreshed(jax.tree.map(lambda leaf: leaf[0], kernel))
         return IndependentPrior(first).with_functions(kernel, self.mean)
 
+    def kept(self) -> list[Array]:
+        """What is saved with a posterior."""
+        return self.prior.kept() if hasattr(self.prior, "kept") else []
+
+    def with_kept(self, arrays: list[Array]) -> "IndependentPrior":
+        """The priors with what was saved, which they share."""
+        return dataclasses.replace(self, prior=self.prior.with_kept(arrays))
+
     @property
     def graph(self) -> Any:
         """What the host has made of the inputs, if anything."""
@@ -109,6 +117,20 @@ class IndependentPrior:
         keys = jax.random.split(key, conditional.mean.shape[1])
         verb = lambda prior, key, one: prior.sample(key, one, x_new, num_samples)
         return jnp.moveaxis(self._each(verb, (0, 0), keys, conditional.factor), 0, -1)
+
+    @property
+    def sample_projected(self) -> Callable | None:
+        """Of the priors, if they have it; see `gp.inducing.InducingPrior`."""
+        if not hasattr(self.prior, "sample_projected"):
+            return None
+
+        def draw(key: Array, conditional: Conditional, num_samples: int) -> tuple:
+            keys = jax.random.split(key, conditional.mean.shape[1])
+            verb = lambda prior, key, one: prior.sample_projected(key, one, num_samples)
+            f, through, log_z = self._each(verb, (0, 0), keys, conditional.factor)
+            return jnp.moveaxis(f, 0, -1), jnp.moveaxis(through, 0, -1), jnp.sum(log_z)
+
+        return draw
 
 
 def with_functions(prior: Any, kernel: Any, mean: Any) -> Any:

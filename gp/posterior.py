@@ -264,6 +264,7 @@ class Posterior:
         """
         arrays = [self.model, self.sites, [self.history["step"], self.history["elbo"]]]
         loo, checks = self.checks.loo, self.checks._asdict()
+        kept = self.prior.kept() if hasattr(self.prior, "kept") else []
         meta = {
             "kind": "gaussian process",
             "model": digest(self.model),
@@ -274,8 +275,9 @@ class Posterior:
             "cost": self.cost,
             "key": host_words(self.key),
             "provenance": self.provenance,
+            "kept": len(kept),
         }
-        storage.save(path, [*arrays, loo], meta)
+        storage.save(path, [*kept, *arrays, loo], meta)
 
 
 @quick_jit

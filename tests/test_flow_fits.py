@@ -93,6 +93,38 @@ def test_the_ladder_climbs_to_a_flow(monkeypatch):
     assert np.array_equal(posterior.q.affine.loc, gaussian.q.loc)
 
 
+@pytest.mark.slow
+def test_the_ladder_ends_at_a_mixflow_within_its_budget(monkeypatch):
+    """One planar layer does not fit; of the MixFlow as many maps as the gradients left allow."""
+    monkeypatch.setattr(ladder, "COMPONENTS", ())
+    monkeypatch.setattr(ladder, "FLOW_STEPS", 1000)
+    weak = lambda name, dim, key: flows.planar(dim, key=key, num_layers=1)
+    monkeypatch.setattr(ladder, "flow", weak)
+    posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="auto", budget=300_000)
+    gaussian, planar, mixed = posterior.rungs
+    assert planar["family"] == "planar flow (D = 2)"
+    assert mixed["family"].startswith("MixFlow of ")
+    assert 200_000 < posterior.cost["gradients"] <= 300_000
+    assert posterior.cost["gradients"] == sum(rung["gradients"] for rung in posterior.rungs)
+    assert mixed["moved"] < gaussian["moved"]
+    assert mixed["elbo"] > gaussian["elbo"]
+
+
+def test_a_polynomial_map_is_exact_for_a_polynomial_banana():
+    """z₁ = 2 x₁ and z₂ = x₁² + x₂ / 2 are in the family: the ELBO reaches the log evidence."""
+    posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="polynomial", num_steps=600)
+    assert "polynomial transport map (D = 2)" in posterior.verdict.text
+    assert posterior.elbo > LOG_EVIDENCE - 0.02
+    assert posterior.khat < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["block_neural", "residual"])
+def test_richer_flows_by_name(name):
+    posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family=name, num_steps=1000)
+    assert posterior.elbo > LOG_EVIDENCE - 0.1
+
+
 def test_names_and_options():
     posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="planar", num_steps=400)
     assert "planar flow (D = 2)" in posterior.verdict.text

@@ -25,6 +25,9 @@ FACTORIES = {
     "planar": {},
     "radial": {},
     "sylvester": {"num_columns": 2},
+    "block_neural": {"hidden": (3,)},
+    "residual": {"hidden": 4},
+    "polynomial": {},
 }
 
 
@@ -95,6 +98,25 @@ def test_reverse_kl_is_the_total_gradient_without_the_score(x64):
 def close(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.allclose(x, y, atol=1e-10) for x, y in pairs)
+
+
+@pytest.mark.parametrize("name", ["planar", "radial", "sylvester", "polynomial"])
+def test_conditional_flows_follow_their_context(name):
+    """Draws of a batch of contexts are those of each context alone."""
+    q = moved(getattr(flows, name)(2, key=KEY, num_layers=2, context_dim=3), 0.1)
+    contexts = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    noise = q.noise(KEY, 4)
+
+    @quick_jit
+    def look(q, contexts, noise):
+        one = lambda c, x: q.given(c).draw_and_log_prob(x)
+        return q.given(contexts).draw_and_log_prob(noise), jax.vmap(one)(contexts, noise)
+
+    together, alone = look(q, contexts, noise)
+    assert np.allclose(together[0], alone[0], atol=1e-5)
+    assert np.allclose(together[1], alone[1], atol=1e-5)
+    same = look(q, contexts * 0, noise)[0]
+    assert not np.allclose(same[0], together[0], atol=1e-3)
 
 
 # ---- other libraries ---------------------------------------------------------------------------
