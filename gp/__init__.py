@@ -50,6 +50,9 @@ from gp.means import (
     Zero,
     function_mean,
 )
+from gp.paths import (
+    Paths,
+)
 from gp.posterior import (
     Posterior,
 )
@@ -83,6 +86,7 @@ __all__ = [
     "Minibatches",
     "NegativeBinomial",
     "Ordinal",
+    "Paths",
     "Periodic",
     "Pointwise",
     "Poisson",

@@ -42,7 +42,7 @@ class IndependentPrior:
         """The same with other hyperparameters."""
         return IndependentPrior(dataclasses.replace(self.prior, kernel=kernel, mean=mean))
 
-    def _each(self, verb: Callable, axes: Any, *args: Any) -> Any:
+    def each(self, verb: Callable, axes: Any, *args: Any) -> Any:
         """A verb of every prior; ``axes`` are those of its arguments, as of `jax.vmap`."""
         one = lambda kernel, mean, *args: verb(
             dataclasses.replace(self.prior, kernel=kernel, mean=mean), *args
@@ -83,7 +83,7 @@ class IndependentPrior:
 
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data, of shape ``(N, L)``."""
-        each = self._each(lambda prior, sites: prior.condition(sites), (1,), sites)
+        each = self.each(lambda prior, sites: prior.condition(sites), (1,), sites)
         return Conditional(
             mean=each.mean.T,
             variance=each.variance.T,
@@ -100,14 +100,14 @@ class IndependentPrior:
 
     def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
         """The sum of the pseudo-evidences."""
-        return jnp.sum(self._each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))
+        return jnp.sum(self.each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))
 
     def predict(
         self, conditional: Conditional, x_new: Float[Array, "M D"], *, full_cov: bool = False
     ) -> tuple[Array, Array]:
         """Means ``(M, L)`` and variances ``(M, L)``, or covariances ``(L, M, M)``."""
         verb = lambda prior, one: prior.predict(one, x_new, full_cov=full_cov)
-        mean, spread = self._each(verb, (0,), conditional.factor)
+        mean, spread = self.each(verb, (0,), conditional.factor)
         return mean.T, spread if full_cov else spread.T
 
     def sample(
@@ -116,7 +116,7 @@ class IndependentPrior:
         """Joint draws of the functions."""
         keys = jax.random.split(key, conditional.mean.shape[1])
         verb = lambda prior, key, one: prior.sample(key, one, x_new, num_samples)
-        return jnp.moveaxis(self._each(verb, (0, 0), keys, conditional.factor), 0, -1)
+        return jnp.moveaxis(self.each(verb, (0, 0), keys, conditional.factor), 0, -1)
 
     @property
     def sample_projected(self) -> Callable | None:
@@ -127,7 +127,7 @@ class IndependentPrior:
         def draw(key: Array, conditional: Conditional, num_samples: int) -> tuple:
             keys = jax.random.split(key, conditional.mean.shape[1])
             verb = lambda prior, key, one: prior.sample_projected(key, one, num_samples)
-            f, through, log_z = self._each(verb, (0, 0), keys, conditional.factor)
+            f, through, log_z = self.each(verb, (0, 0), keys, conditional.factor)
             return jnp.moveaxis(f, 0, -1), jnp.moveaxis(through, 0, -1), jnp.sum(log_z)
 
         return draw

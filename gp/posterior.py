@@ -15,6 +15,7 @@ from gp.inputs import as_inputs
 from gp.local import local_kriging
 from gp.model import Data, Model
 from gp.parameters import digest, parameters
+from gp.paths import Paths, draw_paths
 from gp.prior import Conditional
 from gp.sites import Sites
 from vi import storage
@@ -195,6 +196,30 @@ class Posterior:
         rows = as_inputs(x_new, "Posterior.sample", self.data.x.shape[1])
         points = jnp.asarray(rows.astype(self.data.x.dtype))
         return np.asarray(self.prior.sample(key, self.q, points, num_samples))
+
+    def sample_paths(self, key: Array, num_paths: int = 1, *, num_features: int = 1024) -> Paths:
+        """Draws of the latent function as functions, to be called and differentiated anywhere.
+
+        For kernels made of stationary ones. Their means and covariances over draws are the
+        posterior's (with sparse inverse Cholesky factors, near those of ``predict``); single draws
+        are normal in the limit of many features.
+
+        Args:
+          key: a key.
+          num_paths: S.
+          num_features: frequencies of each draw.
+
+        Returns:
+          The draws; ``paths(x)`` has shape ``(S, M)``, or ``(S, M, L)``.
+
+        Raises:
+          ValueError: for a kernel that is not made of stationary ones.
+
+        Complexity:
+          One solve with the posterior's factor for each draw; then O(R + N) a draw and point, or
+          O(R + M) with M inducing inputs.
+        """
+        return draw_paths(key, self.prior, self.q, self.sites, num_paths, num_features)
 
     def leave_one_out(self) -> np.ndarray:
         """Log predictive density of each target given all others, nats; see `checks`."""

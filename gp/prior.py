@@ -72,3 +72,12 @@ class Prior(Protocol):
     ) -> Float[Array, "S M"]:
         """Joint draws of the function."""
         ...
+
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Any
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior: inputs z, and weights of k(x, z) for each draw.
+
+        Inside `jax.jit`. ``path(x)`` gives draws of the prior less its mean, shape ``(S, N)``.
+        """
+        ...

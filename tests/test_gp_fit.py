@@ -307,4 +307,3 @@ def test_other_mistakes_are_named(fitted):
     for option in ({"num_neighbors": 2.5}, {"num_rows": 0}):
         with pytest.raises(ValueError, match="of method 'sic' to be an integer >= 1; got"):
             gp.fit(X, Y, key=KEY, method="sic", method_options=option)
-    assert methods.choose("auto", 10**9) == "sic"

@@ -1,6 +1,7 @@
 """The back-end of inducing inputs: a prior over any number of data, known through M of them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -222,6 +223,17 @@ class InducingPrior:
         noise = jax.random.normal(fast_key(key), shape, self.x.dtype)
         log_normalizer = conditional.log_normalizer + 0.5 * conditional.factor.trace
         return *_draw_projected(self, conditional.factor, noise), log_normalizer
+
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Callable
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior; see `gp.prior.Prior`."""
+        del sites
+        tril, q = conditional.factor.tril, conditional.factor.q
+        before = path(self.z)
+        drawn = q.mean + jax.random.normal(key, before.shape, before.dtype) @ q.inverse
+        moved = drawn.T - solve_triangular(tril, before.T, lower=True)
+        return self.z, solve_triangular(tril, moved, lower=True, trans=1).T
 
     def cautions(self, conditional: Conditional) -> list[str]:
         """What speaks against the approximation: sentences, none where nothing does."""

@@ -1,6 +1,8 @@
 """The state-space back-end: the exact prior over points of time, conditioned in linear time."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gp.means import Zero
 from gp.prior import Conditional
-from gp.sites import Sites
+from gp.sites import Sites, misfits
 from gp.state_space.blocks import Chain, Future, Law, seen, times
 from gp.state_space.evidence import between, log_normalizer, smooth
 from gp.state_space.paths import draw_path
@@ -170,6 +173,15 @@ class StateSpacePrior:
         )
         return _draw(self, conditional.factor, x_new, normal)
 
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Callable
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior; see `gp.prior.Prior`."""
+        del conditional
+        rest = misfits(key, sites, self.mean(self.x) + path(self.x))
+        follow = lambda c: _bare(self).condition(Sites(sites.precision * c, sites.precision)).mean
+        return self.x, sites.precision * (rest - jax.vmap(follow)(rest))
+
 
 def _size(prior: StateSpacePrior) -> int:
     """Numbers in the state."""
@@ -232,15 +244,15 @@ def _predict(prior: StateSpacePrior, factor: StateSpaceFactor, x_new: Array) -> 
 
 def _follow(prior: StateSpacePrior, sites: Sites, centre: Array, x_new: Array) -> Array:
     """Predictions for other pseudo-observations of the same precisions; linear in them."""
-    bare = StateSpacePrior(prior.kernel, _none, prior.x, prior.order, prior.position)
+    bare = _bare(prior)
     moved = Sites(sites.precision * centre, sites.precision)
     back = Sites(*(a[prior.position] for a in moved))
     return _moments(bare, bare.condition(back).factor, x_new[:, 0])[0]
 
 
-def _none(x: Array) -> Array:
-    """The mean function zero."""
-    return jnp.zeros_like(x[..., 0])
+def _bare(prior: StateSpacePrior) -> StateSpacePrior:
+    """The prior with mean zero."""
+    return dataclasses.replace(prior, mean=Zero())
 
 
 @quick_jit
