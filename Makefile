@@ -42,8 +42,11 @@ bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and
 bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
 	$(BIN)/python -m benchmarks.flows
 
-bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors; GPBoost beside them if it is installed
-	$(BIN)/python -m benchmarks.sic terrain draw full objective bernoulli
+bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
+	mkdir -p $(OUT)
+	$(BIN)/python -m benchmarks.gp_peers terrain draw labels counts > $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.sic terrain draw labels counts full million objective dense dimensions \
+	  --peers $(OUT)/gp_peers.json
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers

@@ -1,4 +1,4 @@
-"""Data over planes and boxes for the benchmarks of `gp`; NumPy only, so that peers can read."""
+"""Data over planes and boxes for the benchmarks of `gp`, with NumPy alone, for peers too."""
 
 import numpy as np
 

@@ -230,6 +230,8 @@ def _notes(data: Data, gone: int) -> list[str]:
     notes = []
     if gone:
         notes.append(f"{gone} targets were missing.")
+    if len(data.y) > 1 and np.ptp(np.asarray(data.y)) == 0:
+        notes.append("All targets are equal, which says nothing of length scales or noise.")
     if len(data.x) < len(data.y):
         notes.append(f"{len(data.y) - len(data.x)} inputs coincide with others.")
     return notes

@@ -254,6 +254,11 @@ def test_for_people(fitted):
         gp.fit(RNG.normal(size=(5, 3)), Y[:5], key=KEY, train=False).plot()
 
 
+def test_targets_that_are_all_equal_are_named():
+    found = gp.fit(X, np.ones(40), key=KEY, train=False)
+    assert "All targets are equal" in found.verdict.text
+
+
 BAD = np.where(np.arange(40)[:, None] == 3, np.nan, X)
 
 

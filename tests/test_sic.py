@@ -15,6 +15,7 @@ from gp.model import Data, Model
 from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional, neighbor_gap
 from gp.sic.columns import inverse_columns
 from gp.sic.solve import product, solve, solve_transposed, transposed_product
+from gp.sic.sums import sum_of_chunks
 from gp.sites import Sites
 from tests.stats import assert_mean
 
@@ -151,6 +152,25 @@ def test_gradient_of_columns_is_that_of_autodiff(exact):
         ours = lambda kernel: jnp.sum(weights * inverse_columns(kernel(points, points))[0])
         both = jax.jit(lambda kernel: (jax.grad(ours)(kernel), jax.grad(plain)(kernel)))(c.kernel)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), *both)
+
+
+def test_sums_of_chunks_have_the_derivatives_of_plain_sums():
+    """Over three chunks, the last one filled up; whole numbers among parameters and rows stay."""
+    rng = np.random.default_rng(0)
+    theta = {"a": jnp.asarray(rng.normal(size=3), jnp.float32), "power": jnp.int32(2)}
+    rows = jnp.asarray(rng.normal(size=(150, 3)), jnp.float32)
+    kept = jnp.arange(150) % 2
+
+    def some(theta, rows, kept):
+        return jnp.sum(jnp.sin(rows @ theta["a"]) ** theta["power"] * kept)
+
+    def both(sum_of):
+        at = lambda a, rows: 3 * sum_of({**theta, "a": a}, rows)
+        return jax.jit(jax.value_and_grad(at, (0, 1)))(theta["a"], rows)
+
+    ours = both(lambda theta, rows: sum_of_chunks(some, theta, (rows, kept), (0, 0)))
+    plain = both(lambda theta, rows: some(theta, rows, kept))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
 
 
 def test_solves_and_products_are_those_of_the_matrix(sparse):
