@@ -11,6 +11,7 @@ from gp.inducing.algebra import whitened
 from gp.inducing.coordinates import Natural
 from gp.inducing.stream import _kept, project
 from gp.inducing.streamed import divergence, dual_sums
+from vi.compile import quick_jit
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -92,10 +93,9 @@ def test_memory_of_all_labels_is_the_whole_posterior(kept, x64):
         flow = follow(begin(LABELS, gp.Bernoulli(), num_memory)[1], LABELS, num_memory)
         assert len(flow.memory.y) == num_memory
         away[num_memory] = np.abs(flow.predict(NEW)[0] - whole).max()
-    assert away[N] < 2e-3
     distances = [away[num_memory] for num_memory in kept]
     assert sorted(distances, reverse=True) == distances
-    assert 0.01 < away[0] < 0.5
+    assert away[N] < 2e-3 < away[0] < 0.5
 
 
 def test_divergence_is_zero_at_home_and_that_of_gaussians_elsewhere(x64):
