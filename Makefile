@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-verdicts clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -38,6 +38,9 @@ bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes d
 
 bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
 	$(BIN)/python -m benchmarks.programs
+
+bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
+	$(BIN)/python -m benchmarks.flows
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors; GPBoost beside them if it is installed
 	$(BIN)/python -m benchmarks.sic terrain draw full objective bernoulli

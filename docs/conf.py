@@ -72,6 +72,7 @@ public_packages = [
     "gp.sic",
     "gp.state_space",
     "samplers",
+    "samplers.particles",
     "optim",
 ]
 autosummary_generate = True

@@ -102,14 +102,15 @@ def judge(
     jitter: float,
     what: str,
     notes: Sequence[str],
+    cautions: Sequence[str] = (),
     *,
     exact: bool,
 ) -> Verdict:
     """Grade a fit.
 
-    ``good``: q is exact or k-hat is below 0.7, training ended by itself, and 90 % intervals cover
-    what they should. ``fair``: one of these is not so, or was not computed. ``poor``: k-hat is
-    above 1. ``failed``: the run broke down.
+    ``good``: q is exact or k-hat is below 0.7, training ended by itself, 90 % intervals cover
+    what they should, and nothing speaks against the prior's approximation. ``fair``: one of these
+    is not so, or was not computed. ``poor``: k-hat is above 1. ``failed``: the run broke down.
 
     Args:
       found: the checks.
@@ -118,6 +119,7 @@ def judge(
       jitter: what was added to variances.
       what: a phrase for the approximation.
       notes: further sentences.
+      cautions: sentences against the approximation of the prior.
       exact: whether q is the posterior, and the ELBO the log evidence.
 
     Returns:
@@ -159,4 +161,6 @@ def judge(
         said.append("That is far off: the noise is not what the likelihood says, or not even.")
     if jitter > 0:
         said.append(f"Variances got a jitter of {jitter:.1e} to keep matrices positive definite.")
-    return Verdict(grade, " ".join([*said, *notes]))
+    if cautions and grade == "good":
+        grade = "fair"
+    return Verdict(grade, " ".join([*said, *cautions, *notes]))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from gp import methods
 from gp.assembly import assemble, explain
-from gp.evidence import exact_sites
+from gp.evidence import known_sites
 from gp.inducing.minibatch import Minibatches, MinibatchRun, MinibatchState
 from gp.inputs import Missing
 from gp.model import Data, Model
@@ -126,7 +126,7 @@ def fit(
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
     likelihood = model.likelihood
-    start = exact_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
+    start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
     minibatches = _minibatches(minibatches, method, data)
     num_steps = num_steps or (100 if minibatches is None else 2000)

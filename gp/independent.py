@@ -69,6 +69,18 @@ class IndependentPrior:
         """What the host has made of the inputs, if anything."""
         return getattr(self.prior, "graph", None)
 
+    def cautions(self, conditional: Conditional) -> list[str]:
+        """Those of every function, each once."""
+        if not hasattr(self.prior, "cautions"):
+            return []
+        said: dict[str, None] = {}
+        for i in range(conditional.mean.shape[1]):
+            pick = lambda leaf, i=i: leaf[i]
+            kernel, mean, one = jax.tree.map(pick, (self.kernel, self.mean, conditional.factor))
+            prior = dataclasses.replace(self.prior, kernel=kernel, mean=mean)
+            said |= dict.fromkeys(prior.cautions(one))
+        return list(said)
+
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data, of shape ``(N, L)``."""
         each = self.each(lambda prior, sites: prior.condition(sites), (1,), sites)
@@ -80,6 +92,11 @@ class IndependentPrior:
             jitter=jnp.max(each.jitter),
             factor=each,
         )
+
+    def divergence(self, conditional: Conditional) -> Float[Array, ""]:
+        """The sum of those of the back-end, which must have it."""
+        verb = lambda prior, one: prior.divergence(one)
+        return jnp.sum(self.each(verb, (0,), conditional.factor))
 
     def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
         """The sum of the pseudo-evidences."""

@@ -1,6 +1,7 @@
 """The result of `gp.fit`: predictions, draws, and how far to trust them."""
 
 import dataclasses
+import operator
 import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -125,6 +126,10 @@ class Posterior:
 
     def _local(self, x_new: np.ndarray, count: int, *, full_cov: bool) -> Prediction:
         likelihood = self.model.likelihood
+        if operator.index(count) < 1:
+            raise ValueError(
+                f"Posterior.predict: expected num_neighbors >= 1 for method='local'; got {count}."
+            )
         if not likelihood.conjugate or full_cov:
             raise ValueError(
                 "Posterior.predict: expected a Gaussian likelihood and full_cov=False for "

@@ -256,7 +256,7 @@ class SGHMC(Algorithm):
       num_steps: steps of a trajectory, static.
 
     Reference: Chen, Fox and Guestrin (2014), "Stochastic gradient Hamiltonian Monte Carlo",
-    Equation 13 with the noise of the gradient taken for zero.
+    with the noise of the gradient taken for zero.
     """
 
     adaptive: ClassVar[bool] = False

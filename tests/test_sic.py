@@ -183,6 +183,28 @@ def test_incomplete_factor_agrees_on_its_pattern(sparse):
         assert q.factor.residual < 1e-8
 
 
+def test_smooth_kernels_get_a_nugget_and_are_near_the_process(sparse):
+    """Without it the incomplete factor of a squared exponential is not finite."""
+    c, prior, _ = sparse
+    with jax.enable_x64(True):
+        kernel = gp.SquaredExponential(jnp.asarray(2.0), jnp.asarray(1.3))
+        y = jnp.sin(3 * c.x[:, 0]) + 0.1 * jax.random.normal(jax.random.key(0), (300,))
+        sites = exact_sites(gp.Gaussian(0.01), Data.merged(np.asarray(c.x), np.asarray(y)))
+        prior = dataclasses.replace(prior, kernel=kernel)
+        q = condition_jit(prior, sites)
+        assert q.factor.solved
+        assert 1e-5 <= q.factor.nugget <= 1e-3
+        truth = DensePrior(kernel, c.mean, c.x).condition(sites)
+        assert abs(q.log_normalizer - truth.log_normalizer) < 0.02 * 300
+        off = lambda a, b: float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+        assert off(q.mean, truth.mean) < 0.03
+        np.testing.assert_allclose(q.variance.mean(), truth.variance.mean(), rtol=0.2)
+        new = prior.predict(q, c.x[:9] + 0.01)
+        exact = DensePrior(kernel, c.mean, c.x).predict(truth, c.x[:9] + 0.01)
+        assert off(new[0], exact[0]) < 0.03
+        np.testing.assert_allclose(new[1].mean(), exact[1].mean(), rtol=0.3)
+
+
 def test_nothing_said_by_sites_leaves_the_prior(sparse):
     """With zero right hand side and no data, q is p: no division of zero by zero."""
     _, prior, _ = sparse
@@ -204,8 +226,8 @@ def test_few_neighbours_are_near_the_process_and_more_are_nearer(sparse):
         assert np.sqrt(np.mean((q.mean - truth.mean) ** 2)) < 0.1 * np.std(truth.mean)
         rough = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=3)
         assert neighbor_gap(rough) > 5 * neighbor_gap(prior) > 0
-        assert any("Twice the neighbours" in note for note in rough.notes(q))
-        assert not prior.notes(q)
+        assert any("Twice the neighbours" in note for note in rough.cautions(q))
+        assert not prior.cautions(q)
 
 
 def test_new_data_compile_nothing(exact):

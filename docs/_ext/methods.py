@@ -189,6 +189,8 @@ def _made(entry: Any, dim: int) -> str:
     """What an entry that is not a named tuple stands for: a model, or a family at zero."""
     if isinstance(entry, tuple):
         return api.summary(entry[0])
+    if inspect.isfunction(entry) and len(inspect.signature(entry).parameters) > 1:
+        return api.summary(entry)
     try:
         return f"``{entry(jnp.zeros(dim))!r}``"
     except TypeError:

@@ -62,6 +62,7 @@ ADVICE: dict[str, Advice] = {
     "natural_gradient": Advice("any; needs few draws", "Gaussian families: the first to try"),
     "forward_backward": Advice("any", "Gaussian families, log-concave targets"),
     "bures_wasserstein": Advice("any", "Gaussian families, as a baseline"),
+    "mixture_flow": Advice("any", "mixtures of Gaussians, with sticking the landing"),
     "batch_and_match": Advice("any; needs many draws", "Gaussian families, without an ELBO"),
 }
 

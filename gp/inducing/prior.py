@@ -235,8 +235,8 @@ class InducingPrior:
         moved = drawn.T - solve_triangular(tril, before.T, lower=True)
         return self.z, solve_triangular(tril, moved, lower=True, trans=1).T
 
-    def notes(self, conditional: Conditional) -> list[str]:
-        """What to say of the approximation: sentences, none where there is nothing to say."""
+    def cautions(self, conditional: Conditional) -> list[str]:
+        """What speaks against the approximation: sentences, none where nothing does."""
         factor = conditional.factor
         share, gap = float(jnp.max(factor.unexplained)), float(jnp.sum(factor.gap))
         if share < _SAID and gap < GAP * len(self.x):

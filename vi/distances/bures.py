@@ -133,7 +133,7 @@ def bures_barycenter(
       O(num_steps K D³) time.
 
     Reference: Álvarez-Esteban, del Barrio, Cuesta-Albertos and Matrán (2016), "A fixed-point
-    approach to barycenters in Wasserstein space", Equation 7; Altschuler, Chewi, Gerber and Stromme
+    approach to barycenters in Wasserstein space"; Altschuler, Chewi, Gerber and Stromme
     (2021), "Averaging on the Bures-Wasserstein manifold: dimension-free convergence of gradient
     descent".
 

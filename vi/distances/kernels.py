@@ -101,8 +101,8 @@ def kernel_stein(
 
     Complexity: O(N² D) time, O(N²) memory.
 
-    Reference: Gorham and Mackey (2017), "Measuring sample quality with kernels", Section 4; Liu,
-    Lee and Jordan (2016), "A kernelized Stein discrepancy for goodness-of-fit tests", Equation 14.
+    Reference: Gorham and Mackey (2017), "Measuring sample quality with kernels"; Liu,
+    Lee and Jordan (2016), "A kernelized Stein discrepancy for goodness-of-fit tests".
 
     Example:
       >>> import jax, jax.numpy as jnp
