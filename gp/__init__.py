@@ -6,6 +6,10 @@ from gp.fitting import (
 from gp.inducing.minibatch import (
     Minibatches,
 )
+from gp.inducing.stream import (
+    Stream,
+    stream,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -97,6 +101,7 @@ __all__ = [
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "Stream",
     "StudentT",
     "Sum",
     "Zero",
@@ -108,4 +113,5 @@ __all__ = [
     "load",
     "ordinal",
     "pointwise",
+    "stream",
 ]

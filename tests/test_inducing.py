@@ -206,6 +206,7 @@ def test_fit_saves_and_loads(x64, tmp_path):
     np.testing.assert_array_equal(back.predict(NEW).mean, found.predict(NEW).mean)
 
 
+@slow
 def test_weights_of_draws_know_what_inducing_inputs_leave_out(x64):
     """With few of them k-hat is high, and the evidence by weights is above the bound."""
     options = {"key": KEY, "train": False, "likelihood": gp.Bernoulli()}

@@ -11,11 +11,23 @@ from gp.inducing.minibatch import (
 from gp.inducing.prior import (
     InducingPrior,
 )
+from gp.inducing.stream import (
+    Memory,
+    Stream,
+    stream,
+)
+from gp.inducing.streamed import (
+    StreamedPrior,
+)
 
 __all__ = [
     "InducingPrior",
+    "Memory",
     "MinibatchRun",
     "Minibatches",
+    "Stream",
+    "StreamedPrior",
     "greedy_inputs",
     "spread_inputs",
+    "stream",
 ]
