@@ -70,6 +70,7 @@ public_packages = [
     "gp.sic",
     "samplers",
     "samplers.particles",
+    "samplers.filters",
     "optim",
 ]
 autosummary_generate = True
