@@ -297,6 +297,13 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "polynomial_average": Transformation(
         polynomial_average, {"inner": optax.sgd(0.05), "power": 8.0}
     ),
+    "extragradient": Transformation(
+        optim.extragradient, {"base": optax.sgd(0.05), "ratio": 0.9}, 600, 1e-2
+    ),
+    "past_extragradient": Transformation(optim.past_extragradient, {"base": optax.sgd(0.05)}),
+    "anchored_gradient": Transformation(
+        optim.anchored_gradient, {"learning_rate": 0.05}, ratio=0.2
+    ),
     "lazy_newton": Transformation(
         optim.lazy_newton,
         {"learning_rate": 1.0, "smoothness": 1.0},
