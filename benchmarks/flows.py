@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "NAME", "SECONDS"))
     parser.add_argument("--seconds", type=float, default=20, help="CPU seconds of each fit")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/generated"))
+    parser.add_argument("--targets", help="of the comparison, separated by commas; default: all")
     parser.add_argument("--resume", action="store_true", help="keep what the output has already")
     options = parser.parse_args()
     if options.one:
@@ -228,7 +229,8 @@ def main() -> None:
     from benchmarks.posteriors import NAMES
 
     jobs = [("auto", name) for name in NAMES]
-    jobs += [(method, name) for name in (*KNOWN, *POSTERIORS) for method in METHODS]
+    targets = options.targets.split(",") if options.targets else (*KNOWN, *POSTERIORS)
+    jobs += [(method, name) for name in targets for method in METHODS]
     options.out.mkdir(parents=True, exist_ok=True)
     before = options.out / "flows.json"
     rows = json.loads(before.read_text()) if options.resume and before.exists() else []
