@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 import gp
+from gp import Minibatches
 from gp.dense import DensePrior
 from gp.evidence import exact_sites
 from gp.inducing import (
     InducingPrior,
-    Minibatches,
     MinibatchRun,
     algebra,
     greedy_inputs,
