@@ -96,7 +96,7 @@ class IndependentPrior:
     def divergence(self, conditional: Conditional) -> Float[Array, ""]:
         """The sum of those of the back-end, which must have it."""
         verb = lambda prior, one: prior.divergence(one)
-        return jnp.sum(self._each(verb, (0,), conditional.factor))
+        return jnp.sum(self.each(verb, (0,), conditional.factor))
 
     def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
         """The sum of the pseudo-evidences."""
