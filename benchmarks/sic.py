@@ -51,10 +51,10 @@ def cpu():
 
 
 def field(name):
-    """Fit and predict, first with compilation, then without."""
+    """Fit and predict, with compilation, and where that is quick once more without."""
     x, y, x_new, y_new = FIELDS[name]()
     rows = []
-    for run in ("first call", "again"):
+    for run in ("first call",) if name in FITTED else ("first call", "again"):
         start = cpu()
         posterior = gp.fit(x, y, key=KEY, method="sic", likelihood=FITTED.get(name))
         fitted = cpu()

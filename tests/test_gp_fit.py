@@ -12,6 +12,7 @@ from sklearn.gaussian_process import kernels as sk
 
 import gp
 from gp import methods
+from gp.defaults import default_likelihood
 from gp.dense import DensePrior
 from gp.parameters import parameters
 from vi import CheckpointError, Status
@@ -252,6 +253,16 @@ def test_for_people(fitted):
     plt.close("all")
     with pytest.raises(ValueError, match="one or two coordinates"):
         gp.fit(RNG.normal(size=(5, 3)), Y[:5], key=KEY, train=False).plot()
+
+
+def test_noise_starts_at_what_nearest_neighbours_differ_by():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, 6, 3000), np.zeros(2)])[:, None]
+    noise = 0.05 * rng.normal(size=len(x))
+    found = default_likelihood(x, np.sin(x[:, 0]) + noise).variance
+    assert 0.8 < found / 0.05**2 < 1.2
+    noise[:] = rng.normal(size=len(x))
+    np.testing.assert_allclose(default_likelihood(x, noise).variance, 0.1 * noise.var())
 
 
 def test_targets_that_are_all_equal_are_named():

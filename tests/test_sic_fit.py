@@ -70,6 +70,8 @@ def test_several_latents_share_a_graph(x64):
         q = condition(both, sites)
         mean, variance = both.predict(q, jnp.asarray(x[:4] + 0.1))
         found.append((q.mean, q.variance, q.kl, mean, variance))
+        if isinstance(prior, SICPrior):
+            np.testing.assert_allclose(both.divergence(q), q.kl, rtol=1e-9)
         assert both.cautions(q) == []
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *found)
     rough = IndependentPrior(SICPrior.of(*first, x, num_neighbors=2))
