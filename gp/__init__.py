@@ -30,6 +30,10 @@ from gp.kernels import (
     from_tinygp,
     pointwise,
 )
+from gp.latent import (
+    latent,
+    latent_at,
+)
 from gp.likelihoods import (
     Bernoulli,
     Beta,
@@ -110,6 +114,8 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "latent",
+    "latent_at",
     "load",
     "ordinal",
     "pointwise",
