@@ -5,6 +5,7 @@ from samplers.chains import Chains
 from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
 from samplers.nuts import nuts
+from samplers.structured import StructuredInfo, StructuredState, structured_sgld
 
 __all__ = [
     "HMC",
@@ -16,6 +17,9 @@ __all__ = [
     "Convergence",
     "DelayedAcceptance",
     "Independence",
+    "StructuredInfo",
+    "StructuredState",
     "mcmc",
     "nuts",
+    "structured_sgld",
 ]
