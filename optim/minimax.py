@@ -260,9 +260,12 @@ def anchored_gradient(
 
 
 def two_timescale(
-    base: optax.GradientTransformation, timescale: float | Array
+    base: optax.GradientTransformation,
+    timescale: float | Array,
+    *,
+    slow: Any = (True, False),
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Slow down the first of two players: its steps are those of ``base`` over τ.
+    r"""Slow down one of two players: its steps are those of ``base`` over τ.
 
     .. math:: Λ = \operatorname{diag}(τ^{-1} I_x, I_y)
 
@@ -273,12 +276,14 @@ def two_timescale(
     Args:
       base: any transformation.
       timescale: τ ≥ 1; 10 to 100 is usual.
+      slow: which parameters are slow: booleans in a tree, or in the upper part of one, as the
+        parameters'; by default the first of a pair.
 
     Returns:
-      A transformation of pairs ``(x, y)``, x the slow player.
+      A transformation.
 
     Raises:
-      TypeError: at an update, if the parameters are not a pair.
+      ValueError: at an update, if the parameters have no such part.
 
     Complexity:
       That of ``base``.
@@ -295,15 +300,18 @@ def two_timescale(
     def update(
         updates: optax.Updates, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
-        if not isinstance(updates, tuple) or len(updates) != 2:
-            raise TypeError(
-                "two_timescale: expected gradients of a pair (x, y), x the slow player; got "
-                f"{type(updates).__name__}. Use optax.partition for other trees."
-            )
         steps, state = base.update(updates, state, params, **extra)
-        pair: Any = steps
-        slow, fast = pair
-        slow = jax.tree.map(lambda u: (u / jnp.asarray(timescale)).astype(jnp.result_type(u)), slow)
-        return (slow, fast), state
+        try:
+            labels = jax.tree.broadcast(slow, steps)
+        except ValueError as error:
+            raise ValueError(
+                f"two_timescale: expected parameters with the parts of slow = {slow}; got "
+                f"{jax.tree.structure(steps)}. Give slow as a tree of booleans for them."
+            ) from error
+
+        def scaled(u: Array, is_slow: bool) -> Array:  # noqa: FBT001
+            return (u / jnp.asarray(timescale)).astype(jnp.result_type(u)) if is_slow else u
+
+        return jax.tree.map(scaled, steps, labels), state
 
     return optax.GradientTransformationExtraArgs(base.init, update)

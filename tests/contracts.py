@@ -304,6 +304,9 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "anchored_gradient": Transformation(
         optim.anchored_gradient, {"learning_rate": 0.05}, ratio=0.2
     ),
+    "two_timescale": Transformation(
+        optim.two_timescale, {"base": optim.dog(1e-4), "timescale": 1.5, "slow": True}, ratio=0.1
+    ),
     "lazy_newton": Transformation(
         optim.lazy_newton,
         {"learning_rate": 1.0, "smoothness": 1.0},

@@ -130,8 +130,9 @@ def test_adam_inside_converges_under_noise(wrap):
 
 
 def test_pairs_are_needed():
-    with pytest.raises(TypeError, match="pair"):
-        optim.two_timescale(optax.sgd(0.1), 2.0).update({"x": 1.0}, (), None)
+    pairs = optim.two_timescale(optax.sgd(0.1), 2.0)
+    with pytest.raises(ValueError, match="parts of slow"):
+        pairs.update({"x": 1.0}, pairs.init({"x": 1.0}), None)
     how = optim.extragradient(optax.sgd(0.1))
     with pytest.raises(ValueError, match="expected params"):
         how.update(START, how.init(START))
