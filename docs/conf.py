@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(
     path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path
 )
+os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
@@ -61,7 +62,20 @@ nb_merge_streams = True
 # ---- the reference ---------------------------------------------------------------------------
 
 default_role = "py:obj"
-public_packages = ["vi", "vi.gaussian", "flows", "gp", "gp.sic", "samplers", "optim"]
+public_packages = [
+    "vi",
+    "vi.gaussian",
+    "vi.distances",
+    "flows",
+    "gp",
+    "gp.inducing",
+    "gp.sic",
+    "gp.state_space",
+    "samplers",
+    "samplers.particles",
+    "samplers.filters",
+    "optim",
+]
 autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False

@@ -3,6 +3,13 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.minibatch import (
+    Minibatches,
+)
+from gp.inducing.stream import (
+    Stream,
+    stream,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -47,6 +54,9 @@ from gp.means import (
     Zero,
     function_mean,
 )
+from gp.paths import (
+    Paths,
+)
 from gp.posterior import (
     Posterior,
 )
@@ -77,8 +87,10 @@ __all__ = [
     "Linear",
     "LinearMean",
     "Matern",
+    "Minibatches",
     "NegativeBinomial",
     "Ordinal",
+    "Paths",
     "Periodic",
     "Pointwise",
     "Poisson",
@@ -89,6 +101,7 @@ __all__ = [
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "Stream",
     "StudentT",
     "Sum",
     "Zero",
@@ -100,4 +113,5 @@ __all__ = [
     "load",
     "ordinal",
     "pointwise",
+    "stream",
 ]

@@ -55,20 +55,27 @@ def bfmi(energy: np.ndarray) -> np.ndarray:
     return moved / np.where(variance > 0, variance, np.nan)
 
 
-def judge(found: Convergence, num_chains: int, status: Status, notes: list[str]) -> Verdict:
+def judge(
+    found: Convergence, num_chains: int, status: Status, notes: list[str], *, exact: bool = True
+) -> Verdict:
     """Grade chains.
 
     ``good``: R-hat below 1.01, at least 100 effective draws a chain of bulk and of tail, no
-    divergence and BFMI above 0.3. ``fair``: R-hat below 1.05, 25 effective draws a chain, at most
-    1 % divergences. ``poor`` else; ``failed`` if the run broke down.
+    divergence and BFMI above 0.3, by an exact algorithm. ``fair``: R-hat below 1.05, 25 effective
+    draws a chain, at most 1 % divergences. ``poor`` else; ``failed`` if the run broke down.
     """
     said = (
         f"R-hat at most {found.rhat:.3f}, effective draws at least {found.ess_bulk:.0f} (bulk) and "
         f"{found.ess_tail:.0f} (tail), {found.divergences} divergences"
     )
     least = min(found.ess_bulk, found.ess_tail) / num_chains
-    clean = found.divergences == 0 and not found.bfmi < BFMI
+    clean = found.divergences == 0 and not found.bfmi < BFMI and exact
     advice = []
+    if not exact:
+        advice.append(
+            "The algorithm is exact only as its step size goes to zero, which no diagnostic of "
+            "chains sees: compare with half the step."
+        )
     if found.divergences:
         advice.append(
             "Divergences mark a region that the chains cannot enter: reparameterise the model "

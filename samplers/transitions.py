@@ -1,4 +1,4 @@
-"""The one jitted function of a NUTS run: some transitions of every chain."""
+"""The one jitted function of a run: some transitions of every chain."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.step_size import DualAveragingAdaptationState, dual_averaging_adaptation
-from blackjax.mcmc import nuts
 from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array, Float
 
+from samplers.algorithms import Algorithm
 from samplers.coordinates import NoiseTarget
-from samplers.kept import MAX_DOUBLINGS, Transition
+from samplers.kept import Transition
 from vi.compile import quick_jit
 
 
@@ -37,13 +37,14 @@ def transitions(
     adapting: Array,
     acceptance: Array,
     target: NoiseTarget,
+    algorithm: Algorithm,
     *,
     length: int,
 ) -> tuple[HMCState, DualAveragingAdaptationState, Transition, Float[Array, "C T D"]]:
-    """``length`` NUTS transitions of every chain, one chain after another.
+    """``length`` transitions of every chain.
 
     Chains in turns do only the work that each needs; side by side every one would wait for the
-    longest trajectory.
+    longest trajectory. Where trajectories are of one length, side by side is faster.
 
     Args:
       words: key data, shape ``(C, 4)``, ``uint32``.
@@ -52,12 +53,12 @@ def transitions(
       adapting: whether step sizes move by dual averaging; if not, their averages are used.
       acceptance: rate that the adaptation aims at.
       target: in the coordinates of the chains.
+      algorithm: what moves the chains.
       length: T, transitions.
 
     Returns:
       States, averaging, what is kept, and the positions in the chains' coordinates.
     """
-    kernel = nuts.build_kernel()
     _, adapted, _ = dual_averaging_adaptation(acceptance)
 
     def one_chain(given: tuple) -> tuple:
@@ -67,32 +68,22 @@ def transitions(
         def step(carry: tuple, key: Array) -> tuple:
             state, averaging = carry
             log_step = jnp.where(adapting, averaging.log_step_size, averaging.log_step_size_avg)
-            state, info = kernel(
-                key,
-                state,
-                target.log_density,
-                jnp.exp(log_step),
-                tuning.inverse_mass,
-                MAX_DOUBLINGS,
-            )
-            moved = adapted(averaging, info.acceptance_rate)
+            size = jnp.exp(log_step)
+            state, told = algorithm.transition(key, state, target, size, tuning.inverse_mass)
+            moved = adapted(averaging, told.acceptance)
             averaging = jax.tree.map(
                 lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), moved, averaging
             )
-            kept = (
-                info.acceptance_rate,
-                info.is_divergent,
-                info.num_integration_steps,
-                info.energy,
-            )
-            return (state, averaging), (state.position, *kept)
+            told = jax.tree.map(jnp.asarray, told)
+            return (state, averaging), (state.position, *told)
 
         carry, (x, *kept) = jax.lax.scan(step, (state, averaging), jax.random.split(key, length))
         z = jax.vmap(target.point)(x)
         log_density = jax.vmap(target.base.log_density)(z)
         return *carry, Transition(z, log_density, *kept), x
 
-    return jax.lax.map(one_chain, (words, chains, tuning.averaging))
+    given = words, chains, tuning.averaging
+    return jax.lax.map(one_chain, given) if algorithm.in_turns else jax.vmap(one_chain)(given)
 
 
 def tuned(step_size: Any, inverse_mass: np.ndarray, num_chains: int) -> Tuning:

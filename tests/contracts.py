@@ -233,6 +233,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "forward_backward": Optimizer(lambda: gaussian.forward_backward(0.1), "bonnet_price"),
     "bures_wasserstein": Optimizer(lambda: gaussian.bures_wasserstein(0.02), "bonnet_price"),
+    "mixture_flow": Optimizer(lambda: gaussian.mixture_flow(0.05), family="mixture"),
     "batch_and_match": Optimizer(lambda: gaussian.batch_and_match(1.0), "score_sample"),
 }
 
@@ -295,6 +296,13 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "riemannian_adagrad": _riemannian(optim.riemannian_adagrad, 0.3),
     "polynomial_average": Transformation(
         polynomial_average, {"inner": optax.sgd(0.05), "power": 8.0}
+    ),
+    "extragradient": Transformation(
+        optim.extragradient, {"base": optax.sgd(0.05), "ratio": 0.9}, 600, 1e-2
+    ),
+    "past_extragradient": Transformation(optim.past_extragradient, {"base": optax.sgd(0.05)}),
+    "anchored_gradient": Transformation(
+        optim.anchored_gradient, {"learning_rate": 0.05}, ratio=0.2
     ),
     "lazy_newton": Transformation(
         optim.lazy_newton,

@@ -15,7 +15,7 @@ import vi
 from tests.gradients import compare, gradients
 from tests.stats import assert_mean
 from vi.compile import quick_jit
-from vi.program.batch import kernel, mmd
+from vi.distances.kernels import kernel, mmd
 from vi.random import fast_key
 from vi.stochastic import StochasticRun
 

@@ -1,6 +1,6 @@
 """Variational inference: from a NumPyro model or a log density to a posterior with a verdict."""
 
-from vi import gaussian
+from vi import distances, gaussian
 from vi.errors import CheckpointError, FitError, NonFiniteTargetError, TargetError
 from vi.families import Delta, Gaussian, Mixture, block, full_rank, low_rank, mean_field, mixture
 from vi.fitting import fit
@@ -89,6 +89,7 @@ __all__ = [
     "chi_square",
     "ciwae",
     "data_emphasised_elbo",
+    "distances",
     "elbo",
     "f_divergence",
     "fit",

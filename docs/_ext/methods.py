@@ -1,6 +1,7 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
-``{methods} objectives`` (estimators, families, flows) lists what the packages export, as
+``{methods} objectives`` (estimators, families, flows, samplers, distances) lists what packages
+export, as
 ``{optimizers}`` of `optimizers` does for those;
 ``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
 the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
@@ -54,6 +55,31 @@ def is_flow(thing: Any) -> bool:
     return getattr(thing, "__module__", "").startswith("flows.")
 
 
+def is_distance(thing: Any) -> bool:
+    """Whether a function is from the room of distances."""
+    where = getattr(thing, "__module__", "")
+    return callable(thing) and not inspect.isclass(thing) and where.startswith("vi.distances")
+
+
+def is_sampler(thing: Any) -> bool:
+    """Whether a function or an algorithm is of the package of samplers."""
+    where = getattr(thing, "__module__", "")
+    if inspect.isclass(thing):
+        return where == "samplers.algorithms"
+    return where.startswith("samplers.") and callable(thing)
+
+
+def is_kernel(thing: Any) -> bool:
+    """Whether a class or function is from the room of covariance functions."""
+    return getattr(thing, "__module__", "").startswith("gp.kernels")
+
+
+def is_likelihood(thing: Any) -> bool:
+    """Whether a class or function is from the room of likelihoods, and is one."""
+    inside = getattr(thing, "__module__", "").startswith("gp.likelihoods.")
+    return inside and thing.__module__ != "gp.likelihoods.likelihood"
+
+
 def is_optimizer(thing: Any) -> bool:
     """Whether a function says that it returns an optax transformation."""
     if not inspect.isfunction(thing):
@@ -67,6 +93,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "estimators": is_estimator,
     "families": is_family,
     "flows": is_flow,
+    "distances": is_distance,
+    "samplers": is_sampler,
 }
 
 
@@ -172,6 +200,8 @@ def _made(entry: Any, dim: int) -> str:
     """What an entry that is not a named tuple stands for: a model, or a family at zero."""
     if isinstance(entry, tuple):
         return api.summary(entry[0])
+    if inspect.isfunction(entry) and len(inspect.signature(entry).parameters) > 1:
+        return api.summary(entry)
     try:
         return f"``{entry(jnp.zeros(dim))!r}``"
     except TypeError:

@@ -4,6 +4,7 @@ from vi.gaussian.batch_and_match import Scores, ScoreSample, batch_and_match
 from vi.gaussian.bures_wasserstein import bures_wasserstein, forward_backward
 from vi.gaussian.coordinates import Expectation, MeanCovariance, Natural, SquareRoot
 from vi.gaussian.estimators import BonnetPrice, SphericalRadial, Stein
+from vi.gaussian.mixture_flow import mixture_flow
 from vi.gaussian.natural_gradient import natural_gradient
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "batch_and_match",
     "bures_wasserstein",
     "forward_backward",
+    "mixture_flow",
     "natural_gradient",
 ]

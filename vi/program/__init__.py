@@ -1,6 +1,7 @@
 """Programs: objectives, and the estimators that differentiate them."""
 
-from vi.program.batch import info_vae, mmd
+from vi.distances.kernels import mmd
+from vi.program.batch import info_vae
 from vi.program.bound import Penalised
 from vi.program.bounds import (
     chi_square,

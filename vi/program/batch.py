@@ -1,77 +1,15 @@
 r"""Objectives with a penalty on the aggregated posterior of a batch: InfoVAE, MMD-VAE."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from vi.distances.kernels import KernelName, kernel, mmd
 from vi.errors import TargetError
 from vi.program.bound import Penalised
 from vi.program.objective import objective
 from vi.program.requirements import Requirement
-
-KernelName = Literal["rbf", "imq"]
-_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-
-
-def kernel(name: KernelName, dim: int) -> Callable[[Array], Array]:
-    r"""A kernel as a function of squared distance, with bandwidths that grow with the dimension.
-
-    ``"rbf"``: :math:`e^{-d²/(2D)}`. ``"imq"``: :math:`\sum_s c_s/(c_s + d²)`, :math:`c_s = 2Ds`
-    for s from 0.1 to 10.
-
-    Args:
-      name: of the kernel.
-      dim: D, of the points.
-
-    Returns:
-      The kernel.
-    """
-    if name == "rbf":
-        return lambda squared: jnp.exp(-squared / (2 * dim))
-    if name == "imq":
-        return lambda squared: sum(2 * dim * s / (2 * dim * s + squared) for s in _SCALES)  # type: ignore[return-value]
-    raise ValueError(f"kernel: expected 'rbf' or 'imq'; got {name!r}. Choose one of the two.")
-
-
-def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], k: Callable[[Array], Array]) -> Array:
-    r"""Squared maximum mean discrepancy between two samples, without bias.
-
-    .. math:: \frac{\sum_{i \ne j} k(x_i, x_j)}{N(N-1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{M(M-1)}
-        - \frac{2 \sum_{i,j} k(x_i, y_j)}{NM}
-
-    Args:
-      x: sample, N ≥ 2.
-      y: sample, M ≥ 2.
-      k: kernel of the squared distance.
-
-    Returns:
-      Shape ``()``; may be negative.
-
-    Raises:
-      ValueError: for samples of one point.
-
-    Complexity: O((N + M)² D) time, O((N + M)²) memory.
-
-    Reference: Gretton, Borgwardt, Rasch, Schölkopf and Smola (2012), "A kernel two-sample test",
-    lemma 6.
-    """
-    if min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"mmd: expected at least two points in each sample; got {len(x)} and {len(y)}. Take a "
-            "larger batch."
-        )
-
-    def mean(a: Array, b: Array, *, same: bool) -> Array:
-        squared = jnp.sum((a[:, None] - b[None]) ** 2, -1)
-        n, m = squared.shape
-        if not same:
-            return jnp.mean(k(squared))
-        return jnp.sum(jnp.where(jnp.eye(n, dtype=bool), 0, k(squared))) / (n * (m - 1))
-
-    return mean(x, x, same=True) + mean(y, y, same=True) - 2 * mean(x, y, same=False)
 
 
 @objective(

@@ -8,6 +8,7 @@ import numpy as np
 from blackjax.mcmc.hmc import HMCState
 from jaxtyping import Array
 
+from samplers.algorithms import Algorithm
 from samplers.coordinates import NoiseTarget
 from samplers.kept import Transition
 from samplers.transitions import Tuning, states_at, transitions, tuned
@@ -22,7 +23,7 @@ PRIOR_DRAWS = 20.0  # as how many independent draws a unit metric counts
 THINNED = 4.0  # transitions that count as one independent draw
 
 
-class NutsState(NamedTuple):
+class McmcState(NamedTuple):
     """All that a run knows; a pytree of arrays and numbers, to be checkpointed."""
 
     step: int  # transitions of each chain so far
@@ -34,7 +35,7 @@ class NutsState(NamedTuple):
     status: int
 
 
-class NutsRun:
+class McmcRun:
     """Chains over a target in a family's noise; a `vi.loop.Run`."""
 
     def __init__(
@@ -46,8 +47,10 @@ class NutsRun:
         num_chains: int,
         num_warmup: int,
         acceptance: float,
+        algorithm: Algorithm,
     ):
-        """Set up. Arguments as of `samplers.nuts`."""
+        """Set up. Arguments as of `samplers.mcmc`."""
+        self.algorithm = algorithm
         self.target, self.key, self.words = target, key, host_words(key)
         self.num_samples, self.num_chains = num_samples, num_chains
         self.num_warmup = -(-num_warmup // WINDOW) * WINDOW
@@ -55,7 +58,7 @@ class NutsRun:
         self.dtype = np.dtype(target.layout.dtype)
         self.acceptance = self.dtype.type(acceptance)
 
-    def initial(self) -> NutsState:
+    def initial(self) -> McmcState:
         """Chains at draws of the family, chosen by their importance weights.
 
         Raises:
@@ -69,7 +72,7 @@ class NutsRun:
         log_w = np.where(np.isfinite(log_w), log_w, -np.inf)
         if not np.isfinite(log_w).any():
             raise NonFiniteTargetError(
-                f"samplers.nuts: expected a finite log density at a start; at {len(noise)} draws "
+                f"samplers: expected a finite log density at a start; at {len(noise)} draws "
                 "of the approximation it is not. Look at vi.fit(model, ...).verdict."
             )
         weights = np.exp(log_w - log_w.max())
@@ -81,23 +84,26 @@ class NutsRun:
             nothing(dim), nothing(), nothing(), nothing(dtype=bool), nothing(dtype=int), nothing()
         )
         states = jax.tree.map(lambda x: x[chosen], states)
-        return NutsState(0, states, tuning, kept, len(noise), 0, int(Status.RUNNING))
+        return McmcState(0, states, tuning, kept, len(noise), 0, int(Status.RUNNING))
 
-    def advance(self, state: NutsState) -> NutsState:
+    def advance(self, state: McmcState) -> McmcState:
         """One window of warm-up, or of draws."""
-        adapting = state.step < self.num_warmup
+        warming = state.step < self.num_warmup
+        adapting = warming and self.algorithm.adaptive
         generator = host_generator(self.words, 1, state.step)
         words = generator.integers(0, 2**32, (self.num_chains, 4), dtype=np.uint32)
         chains, averaging, new, x = transitions(
-            words, state.chains, state.tuning, adapting, self.acceptance, self.target, length=WINDOW
-        )
+            words, state.chains, state.tuning, adapting, self.acceptance, self.target,
+            self.algorithm, length=WINDOW,
+        )  # fmt: skip
         new = jax.tree.map(np.asarray, new)
         gradients = int(new.leapfrogs.sum())
         state = state._replace(
             step=state.step + WINDOW, chains=chains, gradients=state.gradients + gradients
         )
-        if adapting:
-            return self._adapted(state, averaging, np.asarray(x), state.gradients)
+        if warming:
+            state = state._replace(warmup_gradients=state.gradients)
+            return self._adapted(state, averaging, np.asarray(x)) if adapting else state
         left = self.num_samples - state.kept.z.shape[1]
         kept = jax.tree.map(
             lambda old, more: np.concatenate([old, more[:, :left]], axis=1), state.kept, new
@@ -105,9 +111,7 @@ class NutsRun:
         done = kept.z.shape[1] >= self.num_samples
         return state._replace(kept=kept, status=int(Status.CONVERGED if done else Status.RUNNING))
 
-    def _adapted(
-        self, state: NutsState, averaging: Any, x: np.ndarray, gradients: int
-    ) -> NutsState:
+    def _adapted(self, state: McmcState, averaging: Any, x: np.ndarray) -> McmcState:
         """The end of a window of warm-up: one step size for all chains, and a new metric.
 
         The metric is the pooled variance of the window's second half, as much as its draws count
@@ -123,13 +127,13 @@ class NutsRun:
             variance = (count * late.var(0) + PRIOR_DRAWS) / (count + PRIOR_DRAWS)
             inverse_mass = variance.astype(self.dtype)
         tuning = tuned(step_size, inverse_mass, self.num_chains)
-        return state._replace(tuning=tuning, warmup_gradients=gradients)
+        return state._replace(tuning=tuning)
 
-    def done(self, state: NutsState) -> bool:
+    def done(self, state: McmcState) -> bool:
         """Whether there is nothing left to do."""
         return state.status != Status.RUNNING
 
-    def info(self, state: NutsState) -> dict[str, Any]:
+    def info(self, state: McmcState) -> dict[str, Any]:
         """Step, gradients so far, and the mean acceptance rate of the draws."""
         rate = float(state.kept.acceptance.mean()) if state.kept.acceptance.size else math.nan
         return {"step": state.step, "gradients": state.gradients, "acceptance": rate}
@@ -138,7 +142,8 @@ class NutsRun:
         """What a checkpoint must agree on."""
         layout = self.target.layout
         return {
-            "kind": "nuts",
+            "kind": "mcmc",
+            "algorithm": repr(self.algorithm),
             "sites": [list(layout.names), list(map(list, layout.shapes))],
             "data": data_digest(self.target.base),
             "model": model_digest(self.target.base),
