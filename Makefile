@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -15,12 +15,13 @@ examples: demo ## every example
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 	$(BIN)/python examples/elevation.py --out $(OUT)
+	$(BIN)/python examples/flow_posterior.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test ## the long tests
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.test ## style and types
 	$(BIN)/ruff check .
@@ -39,11 +40,20 @@ bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes d
 bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
 	$(BIN)/python -m benchmarks.programs
 
-bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors; GPBoost beside them if it is installed
-	$(BIN)/python -m benchmarks.sic terrain draw full objective bernoulli
+bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
+	$(BIN)/python -m benchmarks.flows
+
+bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
+	mkdir -p $(OUT)
+	$(BIN)/python -m benchmarks.gp_peers terrain draw labels counts > $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.sic terrain draw labels counts full million objective dense dimensions \
+	  --peers $(OUT)/gp_peers.json
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers
+
+bench-verdicts: $(VENV)/.bench ## how often a verdict is true, against NUTS; writes docs/generated
+	$(BIN)/python -m benchmarks.verdicts
 
 bench-quick: $(VENV)/.bench ## the same with one seed
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)

@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(
     path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path
 )
+os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
@@ -67,7 +68,9 @@ public_packages = [
     "vi.distances",
     "flows",
     "gp",
+    "gp.inducing",
     "gp.sic",
+    "gp.state_space",
     "samplers",
     "samplers.particles",
     "samplers.filters",

@@ -1,10 +1,25 @@
 """Normalizing flows: families that bend a Gaussian, for `vi.fit` and for density estimation."""
 
 from flows.autoregressive import Autoregressive
+from flows.block_autoregressive import BlockNeural
+from flows.bumps import Planar, Radial, Sylvester
 from flows.compose import Chain, FromDistrax, Inverse, Reverse, Stack, stack
+from flows.conditional import Conditional
+from flows.contractive import Residual
 from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
-from flows.factories import iaf, maf, neural_spline, planar, radial, realnvp, sylvester
+from flows.factories import (
+    block_neural,
+    iaf,
+    maf,
+    neural_spline,
+    planar,
+    polynomial,
+    radial,
+    realnvp,
+    residual,
+    sylvester,
+)
 from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap
 from flows.layer import Layer
@@ -12,15 +27,17 @@ from flows.linear import ActNorm, LULinear
 from flows.mixflow import MixFlow
 from flows.mixflow_run import mixflow
 from flows.networks import MaskedNetwork, Network
-from flows.residual import Planar, Radial, Sylvester
 from flows.reverse_kl import ReverseKL
 from flows.transformers import Affine, Spline
+from flows.transport import MonotonePolynomial, PolynomialConditioner
 
 __all__ = [
     "ActNorm",
     "Affine",
     "Autoregressive",
+    "BlockNeural",
     "Chain",
+    "Conditional",
     "Coupling",
     "DensityFit",
     "Flow",
@@ -31,22 +48,28 @@ __all__ = [
     "Layer",
     "MaskedNetwork",
     "MixFlow",
+    "MonotonePolynomial",
     "Network",
     "Planar",
+    "PolynomialConditioner",
     "Radial",
+    "Residual",
     "Reverse",
     "ReverseKL",
     "Spline",
     "Stack",
     "Sylvester",
+    "block_neural",
     "fit_density",
     "iaf",
     "maf",
     "mixflow",
     "neural_spline",
     "planar",
+    "polynomial",
     "radial",
     "realnvp",
+    "residual",
     "stack",
     "sylvester",
 ]

@@ -1,5 +1,6 @@
 """Autoregressive layers: each coordinate is transformed by those before it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from flows.layer import Context, Layer, Mapped
 from flows.networks import MaskedNetwork, initial_parameters
+from flows.transport import PolynomialConditioner
 from vi.module import module
 
 MAX_JACOBIAN = 16  # coordinates
@@ -28,11 +30,11 @@ class Autoregressive(Layer):
     density estimation", equations 2 to 4.
 
     Attributes:
-      network: the conditioner.
-      transformer: `Affine` or `Spline`.
+      network: the conditioner, `MaskedNetwork` or `PolynomialConditioner`.
+      transformer: `Affine`, `Spline` or `MonotonePolynomial`.
     """
 
-    network: MaskedNetwork
+    network: MaskedNetwork | PolynomialConditioner
     transformer: Any
 
     @property
@@ -82,14 +84,21 @@ class Autoregressive(Layer):
         return x, jnp.sum(log_det, axis=-1)
 
     def _push_score(self, x: Array, y: Array, score: Array, context: Context) -> Array:
-        """The score at y: D gradients make the triangular Jacobian, and one solve."""
+        """The score at y, by the triangular Jacobian."""
         del y
-        (_, log_det), pull = jax.vjp(lambda x: self.forward_and_log_det(x, context), x)
-        none, ones = jnp.zeros_like(log_det), jnp.ones_like(log_det)
-        bend = pull((jnp.zeros_like(x), ones))[0]
-        units = jnp.eye(x.shape[-1], dtype=x.dtype)
-        rows = jax.vmap(lambda e: pull((jnp.broadcast_to(e, x.shape), none))[0])(units)
-        jacobian = jnp.moveaxis(rows, 0, -2)
-        solve = jax.scipy.linalg.solve_triangular
-        solved = solve(jacobian, (score - bend)[..., None], trans="T", lower=True)
-        return solved[..., 0]
+        return triangular_score(lambda x: self.forward_and_log_det(x, context), x, score)
+
+
+def triangular_score(
+    forward: Callable[[Array], Mapped], x: Float[Array, "*S D"], score: Float[Array, "*S D"]
+) -> Float[Array, "*S D"]:
+    """Push a score through a map whose Jacobian is lower triangular: D gradients and one solve."""
+    (_, log_det), pull = jax.vjp(forward, x)
+    none, ones = jnp.zeros_like(log_det), jnp.ones_like(log_det)
+    bend = pull((jnp.zeros_like(x), ones))[0]
+    units = jnp.eye(x.shape[-1], dtype=x.dtype)
+    rows = jax.vmap(lambda e: pull((jnp.broadcast_to(e, x.shape), none))[0])(units)
+    jacobian = jnp.moveaxis(rows, 0, -2)
+    solve = jax.scipy.linalg.solve_triangular
+    solved = solve(jacobian, (score - bend)[..., None], trans="T", lower=True)
+    return solved[..., 0]

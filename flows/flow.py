@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flows.compose import Chain
+from flows.layer import Mapped
 from vi.families import Gaussian
 from vi.module import module, static
 
@@ -59,6 +61,15 @@ class Flow:
     context_dim: int = static(default=0)
     title: str = static(default="flow")
 
+    @classmethod
+    def of_gaussian(cls, q: Gaussian) -> "Flow":
+        """A Gaussian as a flow without layers.
+
+        Args:
+          q: a Gaussian of dimension D with a diagonal, dense or block scale.
+        """
+        return cls(Chain(()), q, None, None, q.dim, title="Gaussian")
+
     @property
     def dim(self) -> int:
         """Number D of coordinates."""
@@ -97,11 +108,24 @@ class Flow:
         self, noise: Float[Array, "*S D"]
     ) -> tuple[Float[Array, "*S D"], Float[Array, "*S"]]:
         """Draws and their log density from noise: one pass forward, no inverse."""
+        z, log_det = self.forward_and_log_det(noise)
+        return z, self._base_log_prob(noise) - log_det
+
+    def forward_and_log_det(self, noise: Float[Array, "*S D"]) -> Mapped:
+        """The draws that noise becomes, and the log-determinant of the whole map there."""
         x, log_det = self.layers.forward_and_log_det(noise, self.conditioned())
-        log_q = self._base_log_prob(noise) - log_det
         if self.affine is None:
-            return x, log_q
-        return self.affine.loc + self.affine.scale.apply(x), log_q - self.affine.scale.log_det()
+            return x, log_det
+        return self.affine.loc + self.affine.scale.apply(x), log_det + self.affine.scale.log_det()
+
+    def inverse_and_log_det(self, z: Float[Array, "*S D"]) -> Mapped:
+        """The noise of given draws, and the log-determinant of the inverse of the whole map."""
+        outer: Any = 0.0
+        if self.affine is not None:
+            outer = -self.affine.scale.log_det()
+            z = self.affine.scale.solve(z - self.affine.loc)
+        noise, log_det = self.layers.inverse_and_log_det(z, self.conditioned())
+        return noise, log_det + outer
 
     def draw_and_score(
         self, noise: Float[Array, "*S D"]
@@ -131,12 +155,8 @@ class Flow:
 
     def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
         """Log density, in nats; leading axes are draws. It takes the inverse of the layers."""
-        log_det = 0.0
-        if self.affine is not None:
-            log_det = -self.affine.scale.log_det()
-            z = self.affine.scale.solve(z - self.affine.loc)
-        x, inner = self.layers.inverse_and_log_det(z, self.conditioned())
-        return self._base_log_prob(x) + inner + log_det
+        noise, log_det = self.inverse_and_log_det(z)
+        return self._base_log_prob(noise) + log_det
 
     def sample_and_log_prob(
         self, key: Array, num_samples: int | None = None

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap, Point
-from vi.families import Gaussian
 from vi.module import module, static
 
 _AUXILIARY = 64  # draws of momentum and phase that the density at a given point averages over
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 @module
 class MixFlow:
-    r"""The mixture of a Gaussian and its images under N - 1 repetitions of a map.
+    r"""The mixture of a Gaussian, or a flow, and its images under N - 1 repetitions of a map.
 
     .. math::
         q_N = \frac1N \sum_{n=0}^{N-1} T^n_\# q_0, \qquad
@@ -34,7 +34,8 @@ class MixFlow:
             \frac{q_0(T^{-n} s)}{\prod_{j=1}^n J(T^{-j} s)}, \quad J = |\det ∂T|,
 
     on points s = (x, ρ, u) of the augmented space of `flows.hamiltonian`, where x are coordinates
-    in which the Gaussian is standard. As T keeps the target's density, q_N converges to it, in
+    in which the start is standard normal: the noise of the flow, so that the map moves in a
+    target that the flow has straightened. As T keeps the target's density, q_N converges to it, in
     total variation, as N grows, if T is ergodic. A draw applies T a uniform number of times to a
     draw of q_0; it is an exact, independent draw of q_N. `vi.fit` makes one from `flows.mixflow`.
 
@@ -47,15 +48,15 @@ class MixFlow:
 
     Attributes:
       target: the `vi.Target`, whose score moves the points; None in a file.
-      affine: q_0, a `vi.Gaussian` with as many unit normals as coordinates.
+      start: q_0, a `flows.Flow` whose base is N(0, I); a Gaussian is one without layers.
       map: T.
       inversion_error: what the tuning measured with this map: the median over orbits of the error
-        of N - 1 maps and their inverses, in standard deviations of q_0; NaN if not measured.
+        of N - 1 maps and their inverses, in standard deviations of the noise; NaN if not measured.
       num_maps: N.
     """
 
     target: Any
-    affine: Gaussian
+    start: Flow
     map: HamiltonianMap
     inversion_error: Float[Array, ""]
     num_maps: int = static()
@@ -63,12 +64,12 @@ class MixFlow:
     @property
     def dim(self) -> int:
         """Number D of coordinates."""
-        return self.affine.dim
+        return self.start.dim
 
     @property
     def title(self) -> str:
         """What it is called in verdicts."""
-        return f"MixFlow of {self.num_maps} maps"
+        return f"MixFlow of {self.num_maps} maps from a {self.start.title}"
 
     @property
     def gradients_per_draw(self) -> int:
@@ -88,8 +89,8 @@ class MixFlow:
         start, count_key = self._starts(key, num_samples or 1)
         counts = jax.random.randint(count_key, (num_samples or 1,), 0, self.num_maps)
         x, log_q = jax.vmap(self._draw)(start, counts)
-        z = self.affine.loc + self.affine.scale.apply(x)
-        log_q = log_q - self.affine.scale.log_det()
+        z, log_det = self.start.forward_and_log_det(x)
+        log_q = log_q - log_det
         return (z[0], log_q[0]) if num_samples is None else (z, log_q)
 
     def log_prob(self, z: Float[Array, "... D"]) -> Float[Array, "..."]:
@@ -99,7 +100,7 @@ class MixFlow:
         and phases of a fixed stream, so the logarithm is too low on average, the more the
         momentum says of z. ``sample_and_log_prob`` has no such error.
         """
-        flat = self.affine.scale.solve(z - self.affine.loc).reshape(-1, self.dim)
+        flat, log_det = self.start.inverse_and_log_det(z.reshape(-1, self.dim))
         momentum_key, phase_key = jax.random.split(jax.random.key(0))
         shape, dtype = (_AUXILIARY, self.dim), flat.dtype
         momenta = self.map.sample_momentum(momentum_key, shape, dtype)
@@ -110,7 +111,7 @@ class MixFlow:
             each = jax.vmap(one)(momenta, phases)
             return jax.nn.logsumexp(each) - math.log(_AUXILIARY)
 
-        log_q = jax.lax.map(at, flat) - self.affine.scale.log_det()
+        log_q = jax.lax.map(at, flat) + log_det
         return log_q.reshape(z.shape[:-1])
 
     def evaluate(self, key: Array, num_orbits: int) -> Evaluation:
@@ -205,7 +206,7 @@ class MixFlow:
     def _starts(self, key: Array, num: int) -> tuple[Point, Array]:
         """Draws of q_0, and a key for more."""
         keys = jax.random.split(key, 4)
-        dtype = self.affine.loc.dtype
+        dtype = self.start.dtype
         position = jax.random.normal(keys[0], (num, self.dim), dtype)
         momentum = self.map.sample_momentum(keys[1], (num, self.dim), dtype)
         return Point(position, momentum, jax.random.uniform(keys[2], (num,), dtype)), keys[3]
@@ -216,8 +217,8 @@ class MixFlow:
         return normal + self.map.log_momentum(at.momentum)
 
     def _log_position(self, x: Array) -> Array:
-        z = self.affine.loc + self.affine.scale.apply(x)
-        return self.target.log_density(z) + self.affine.scale.log_det()
+        z, log_det = self.start.forward_and_log_det(x)
+        return self.target.log_density(z) + log_det
 
     def _log_target(self, at: Point) -> Array:
         return self._log_position(at.position) + self.map.log_momentum(at.momentum)

@@ -1,25 +1,32 @@
-"""How `vi.fit` makes a MixFlow: the best Gaussian, then the best map of a grid."""
+"""How `vi.fit` makes a MixFlow: a start, the best Gaussian or a flow, then the best of a grid."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap, Momentum
 from flows.mixflow import Evaluation, MixFlow
 from vi.compile import quick_jit
 from vi.families import Gaussian
+from vi.families.scale import LowRankScale
+from vi.provenance import data_digest, key_words, tree_digest
 from vi.random import fast_key
 from vi.status import Status
 from vi.targets import Target
+from vi.upstairs import FlowName
 
 BOUND = 1e-2  # standard deviations: median error of inverting N - 1 maps, above which none is used
 _FEWEST, _MOST = 32, 256  # orbits for each map of the grid
 _OPERATIONS = 2e10  # spent on the grid, as far as the fewest orbits allow
 _STREAM = 2**30 + 1  # of the key
+_NAMES = ("full_rank", "mean_field", "block", *get_args(FlowName))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +37,35 @@ class MixFlowPlan:
     step_sizes: tuple[float, ...]
     num_leapfrogs: tuple[int, ...]
     momentum: Momentum
+    start: Any = None
+    num_orbits: int | None = None
+
+    @property
+    def first(self) -> Any:
+        """The family to be fitted first, as `vi.fit` takes it; None where the start is given."""
+        fitted = isinstance(self.start, Gaussian) or getattr(self.start, "affine", None) is not None
+        return None if fitted else self.start or "full_rank"
 
     def run_after(self, target: Target, key: Array, first: Any) -> "MixFlowRun":
-        """The run that makes it, after ``first``, which finds a Gaussian."""
+        """The run that makes it, after ``first``, which finds the start; None if it is given."""
         return MixFlowRun(target, key, first, self)
+
+    def per_orbit(self) -> int:
+        """Gradients that the grid takes for one orbit of each of its maps."""
+        leaps = len(self.step_sizes) * sum(n + 1 for n in self.num_leapfrogs)
+        return 3 * (self.num_maps - 1) * leaps
+
+    def orbits(self, target: Target) -> int:
+        """How many orbits each map of the grid is judged by: by their cost, if not given."""
+        if self.num_orbits is not None:
+            return self.num_orbits
+        operations = 3 * target.operations * max(self.per_orbit(), 1)
+        return min(max(int(_OPERATIONS / operations), _FEWEST), _MOST)
+
+    def gradients(self, num_draws: int) -> int:
+        """Gradients of the smallest grid and of so many draws of the longest of its maps."""
+        longest = (self.num_maps - 1) * (max(self.num_leapfrogs) + 1)
+        return self.per_orbit() * (self.num_orbits or _FEWEST) + longest * num_draws
 
 
 def mixflow(
@@ -42,8 +74,10 @@ def mixflow(
     step_sizes: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2),
     num_leapfrogs: tuple[int, ...] = (16, 64),
     momentum: Momentum = "normal",
+    start: str | Gaussian | Flow | Callable[[int], Flow] | None = None,
+    num_orbits: int | None = None,
 ) -> MixFlowPlan:
-    """A MixFlow around the best Gaussian, as a family for `vi.fit`.
+    """A MixFlow around the best Gaussian, or around a flow, as a family for `vi.fit`.
 
     Nothing is trained: of all pairs of a step size and a number of leapfrog steps the one with the
     highest ELBO is taken, among those whose inversion error has a median below 0.01 standard
@@ -55,12 +89,18 @@ def mixflow(
       num_leapfrogs: L, steps in a map.
       momentum: ``"normal"``, or ``"laplace"``, with which maps are inverted to the last digits
         but gain less.
+      start: q_0. The name of a Gaussian or flow that `vi.fit` takes (``"full_rank"``,
+        ``"neural_spline"``, ...), a flow to be trained, or a function of D that returns one, are
+        fitted first; a Gaussian, or a flow that was fitted (``posterior.q``), is taken as it is.
+        The best full-rank Gaussian if not given. With a flow every gradient is also one of the
+        flow.
+      num_orbits: by which each map of the grid is judged; 32 to 256 by their cost if not given.
 
     Returns:
       The plan, for ``vi.fit(model, ..., family=flows.mixflow())``.
 
     Raises:
-      ValueError: if a number is not positive, or the momentum is unknown.
+      ValueError: if a number is not positive, or the momentum or the start is unknown.
 
     Complexity:
       Tuning takes 3 (N - 1) Σ L gradients an orbit, for 32 to 256 orbits; a draw with its log
@@ -75,15 +115,32 @@ def mixflow(
       >>> q.num_maps, float(q.map.step_size) == float(jnp.float32(0.1))
       (8, True)
     """
-    grid = [num_maps, *step_sizes, *num_leapfrogs]
+    grid = [num_maps, *step_sizes, *num_leapfrogs, 1 if num_orbits is None else num_orbits]
     if not (step_sizes and num_leapfrogs and min(grid) > 0):
         raise ValueError(
             f"mixflow: expected a positive num_maps, and at least one step size and number of "
-            f"leapfrog steps, all positive; got {num_maps}, {step_sizes}, {num_leapfrogs}."
+            f"leapfrog steps, all positive; got {num_maps}, {step_sizes}, {num_leapfrogs}, "
+            f"{num_orbits} orbits."
         )
     if momentum not in ("normal", "laplace"):
         raise ValueError(f"mixflow: expected momentum 'normal' or 'laplace'; got {momentum!r}.")
-    return MixFlowPlan(num_maps, tuple(step_sizes), tuple(num_leapfrogs), momentum)
+    _check_start(start)
+    steps, lengths = tuple(step_sizes), tuple(num_leapfrogs)
+    return MixFlowPlan(num_maps, steps, lengths, momentum, start, num_orbits)
+
+
+def _check_start(start: Any) -> None:
+    """Raise a `ValueError` for what is not N(0, I) under an invertible map of D coordinates."""
+    scale = start.scale if isinstance(start, Gaussian) else None
+    known = start is None or callable(start) or isinstance(start, (Gaussian, Flow))
+    if start in _NAMES or (
+        known and not isinstance(scale, LowRankScale) and getattr(start, "base", None) is None
+    ):
+        return
+    raise ValueError(
+        f"mixflow: expected a start out of {_NAMES}, a full-rank, block or mean-field vi.Gaussian, "
+        f"or a flow with base None, N(0, I); got {start!r}."
+    )
 
 
 class MixFlowState(NamedTuple):
@@ -103,7 +160,7 @@ def _evaluate_grid(key: Array, grid: list[MixFlow], orbits: Array) -> Evaluation
 
 
 class MixFlowRun:
-    """Finds a Gaussian, then a map; a `vi.loop.Run`."""
+    """Finds a start, then a map; a `vi.loop.Run`."""
 
     def __init__(self, target: Target, key: Array, first: Any, plan: MixFlowPlan):
         """Set up.
@@ -111,30 +168,37 @@ class MixFlowRun:
         Args:
           target: the target.
           key: a key.
-          first: a `vi.loop.Run` that finds a Gaussian, ``result(state)``.
+          first: a `vi.loop.Run` that finds the start, ``result(state)``; None if it is given.
           plan: what is asked for.
         """
         self.target, self.key, self.first, self.plan = target, key, first, plan
         pairs = [(e, n) for n in plan.num_leapfrogs for e in plan.step_sizes]
         self.step_sizes = np.array([e for e, _ in pairs], target.layout.dtype)
         self.num_leapfrogs = np.array([n for _, n in pairs], np.int32)
-        per_orbit = 3 * (plan.num_maps - 1) * int(np.sum(self.num_leapfrogs + 1))
-        affordable = int(_OPERATIONS / (3 * target.operations * max(per_orbit, 1)))
-        self.num_orbits = min(max(affordable, _FEWEST), _MOST)
-        self.cost = per_orbit * self.num_orbits
+        self.num_orbits = plan.orbits(target)
+        self.cost = plan.per_orbit() * self.num_orbits
 
     def initial(self) -> MixFlowState:
         """The state before the first chunk."""
         unknown = np.full(len(self.step_sizes), np.nan)
-        return MixFlowState(self.first.initial(), unknown, unknown, 0, int(Status.RUNNING))
+        solve = () if self.first is None else self.first.initial()
+        return MixFlowState(solve, unknown, unknown, 0, int(Status.RUNNING))
+
+    def begun(self, state: MixFlowState) -> tuple[Any, Any]:
+        """The run that found the start, None where it was given, and its state."""
+        return self.first, state.solve
+
+    def _start(self, solve: Any) -> Flow:
+        q = self.plan.start if self.first is None else self.first.result(solve)
+        return Flow.of_gaussian(q) if isinstance(q, Gaussian) else q
 
     def advance(self, state: MixFlowState) -> MixFlowState:
         """A chunk of the search, or, after it, the grid."""
-        if not self.first.done(state.solve):
+        if self.first is not None and not self.first.done(state.solve):
             solve = self.first.advance(state.solve)
             failed = self.first.done(solve) and Status(int(solve.status)).failed
             return state._replace(solve=solve, status=int(solve.status if failed else state.status))
-        q = self.first.result(state.solve)
+        q = self._start(state.solve)
         grid = jax.vmap(lambda e, n: self._member(q, e, n, jnp.nan))
         words = jax.random.fold_in(self.key, _STREAM)
         members = grid(self.step_sizes, self.num_leapfrogs)
@@ -145,11 +209,11 @@ class MixFlowRun:
             elbos=elbos, errors=errors, gradients=self.cost, status=int(Status.CONVERGED)
         )
 
-    def _member(self, q: Gaussian, step_size: Array, num_leapfrog: Array, error: Array) -> MixFlow:
+    def _member(self, q: Flow, step_size: Array, num_leapfrog: Array, error: Array) -> MixFlow:
         moves = HamiltonianMap(
             jnp.asarray(step_size), jnp.asarray(num_leapfrog), self.plan.momentum
         )
-        error = jnp.asarray(error, q.loc.dtype)
+        error = jnp.asarray(error, q.dtype)
         return MixFlow(self.target, q, moves, error, self.plan.num_maps)
 
     def done(self, state: MixFlowState) -> bool:
@@ -158,22 +222,28 @@ class MixFlowRun:
 
     def info(self, state: MixFlowState) -> dict[str, Any]:
         """Step and ELBO of the search, then the best of the grid, and gradients so far."""
-        solve = self.first.info(state.solve)
+        none = {"step": 0, "elbo": math.nan, "gradients": 0}
+        solve = none if self.first is None else self.first.info(state.solve)
         best = self._best(state)
         elbo = solve["elbo"] if best is None else float(state.elbos[best])
         return {**solve, "elbo": elbo, "gradients": solve["gradients"] + state.gradients}
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree on."""
-        return {**self.first.fingerprint(), "kind": "mixflow", "plan": repr(self.plan)}
+        first = {"start": tree_digest(self.plan.start)}
+        if self.first is not None:
+            first = {"first": self.first.fingerprint()}
+        plan = repr(dataclasses.replace(self.plan, start=None))
+        data = data_digest(self.target), key_words(self.key)
+        return {**first, "kind": "mixflow", "plan": plan, "data": list(data)}
 
     def _best(self, state: MixFlowState) -> int | None:
         usable = np.isfinite(state.elbos) & (state.errors <= BOUND)
         return int(np.argmax(np.where(usable, state.elbos, -np.inf))) if usable.any() else None
 
     def result(self, state: MixFlowState) -> MixFlow:
-        """The best of the grid; of one map, the Gaussian itself, where none is usable."""
-        q, best = self.first.result(state.solve), self._best(state)
+        """The best of the grid; of one map, the start itself, where none is usable."""
+        q, best = self._start(state.solve), self._best(state)
         if best is None:
             alone = self._member(q, self.step_sizes[0], self.num_leapfrogs[0], 0.0)
             return dataclasses.replace(alone, num_maps=1)
@@ -182,16 +252,20 @@ class MixFlowRun:
 
     def notes(self, state: MixFlowState) -> list[str]:
         """What to say of the choice, and of the numerical error."""
+        said = self.first.notes(state.solve) if hasattr(self.first, "notes") else []
         if np.isnan(state.elbos).all() and np.isnan(state.errors).all():
-            return []
+            return said
         best = self._best(state)
         if best is None:
             return [
+                *said,
                 f"No map of the grid has an inversion error with a median below {BOUND}, so this "
-                "is the Gaussian itself. Use 64-bit floats, fewer maps or smaller steps."
+                f"is the {self._start(state.solve).title} itself. Use 64-bit floats, fewer maps or "
+                "smaller steps.",
             ]
         return [
+            *said,
             f"Of {len(state.elbos)} maps the one of {self.num_leapfrogs[best]} leapfrog steps of "
             f"{self.step_sizes[best]:.3g} was chosen; its inversion error has a median of "
-            f"{state.errors[best]:.1e} standard deviations."
+            f"{state.errors[best]:.1e} standard deviations.",
         ]

@@ -27,18 +27,14 @@ class FlowTransform(Transform):
         return self.flow.draw_and_log_prob(x)[0]
 
     def _inverse(self, y: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
-        affine = self.flow.affine
-        inner = y if affine is None else affine.scale.solve(y - affine.loc)
-        return self.flow.layers.inverse_and_log_det(inner, self.flow.conditioned())[0]
+        return self.flow.inverse_and_log_det(y)[0]
 
     def log_abs_det_jacobian(
         self, x: Float[Array, "*S D"], y: Float[Array, "*S D"], intermediates: Any = None
     ) -> Float[Array, "*S"]:
         """Log-determinant at noise x."""
         del y, intermediates
-        _, log_det = self.flow.layers.forward_and_log_det(x, self.flow.conditioned())
-        affine = self.flow.affine
-        return log_det if affine is None else log_det + affine.scale.log_det()
+        return self.flow.forward_and_log_det(x)[1]
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
         """The flow is a pytree."""

@@ -3,6 +3,13 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.minibatch import (
+    Minibatches,
+)
+from gp.inducing.stream import (
+    Stream,
+    stream,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -22,6 +29,10 @@ from gp.kernels import (
     from_gpjax,
     from_tinygp,
     pointwise,
+)
+from gp.latent import (
+    latent,
+    latent_at,
 )
 from gp.likelihoods import (
     Bernoulli,
@@ -46,6 +57,9 @@ from gp.means import (
     LinearMean,
     Zero,
     function_mean,
+)
+from gp.paths import (
+    Paths,
 )
 from gp.posterior import (
     Posterior,
@@ -77,8 +91,10 @@ __all__ = [
     "Linear",
     "LinearMean",
     "Matern",
+    "Minibatches",
     "NegativeBinomial",
     "Ordinal",
+    "Paths",
     "Periodic",
     "Pointwise",
     "Poisson",
@@ -89,6 +105,7 @@ __all__ = [
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "Stream",
     "StudentT",
     "Sum",
     "Zero",
@@ -97,7 +114,10 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "latent",
+    "latent_at",
     "load",
     "ordinal",
     "pointwise",
+    "stream",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gp.checking import check, judge
-from gp.evidence import exact_sites
+from gp.evidence import known_sites
 from gp.independent import with_functions
 from gp.model import Data, Model, expectations
 from gp.posterior import Posterior
@@ -70,7 +70,7 @@ def assemble(
     likelihood, prior = model.likelihood, with_functions(prior, model.kernel, model.mean)
     with blas_threads(len(data.x)):
         if likelihood.conjugate:
-            sites = exact_sites(likelihood, data)
+            sites = known_sites(likelihood, data)
         else:
             found = follow(model, prior, data, sites)
             sites = found.sites
@@ -81,14 +81,14 @@ def assemble(
         if not np.isfinite(elbo) and not status.failed:
             raise ValueError(explain(model, data, "gp.fit"))
         checks = check(_fresh(key), prior, likelihood, data, sites, q)
-    if data.y.dtype == np.float32 and (float(q.jitter) > 0 or status.failed):
+    jitter = _beyond_rounding(model, data.x, float(q.jitter))
+    if data.y.dtype == np.float32 and (jitter > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
-    if hasattr(prior, "notes"):
-        notes = [*notes, *prior.notes(q)]
-    exact = model.likelihood.conjugate and about["method"] == "dense"
+    cautions = prior.cautions(q) if hasattr(prior, "cautions") else []
+    exact = model.likelihood.conjugate and getattr(prior, "exact", False)
     kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
-    verdict = judge(checks, status, elbo, float(q.jitter), what, notes, exact=exact)
+    verdict = judge(checks, status, elbo, jitter, what, notes, cautions, exact=exact)
     steps = int(history["step"][-1]) if len(history["step"]) else 0
     cost = {"steps": steps, **clock.read()}
     provenance = {
@@ -106,6 +106,19 @@ def assemble(
     )
 
 
+def _beyond_rounding(model: Model, x: Array, jitter: float) -> float:
+    """The jitter, or zero where it is not more than rounding of the variance."""
+    variance = float(jnp.mean(_first_kernel(model).diagonal(x[:1])))
+    return jitter if jitter > 1e3 * np.finfo(x.dtype).eps * variance else 0.0
+
+
+def _first_kernel(model: Model) -> Any:
+    """The kernel, of several latent functions the first one's."""
+    if model.likelihood.latents == 1:
+        return model.kernel
+    return jax.tree.map(lambda leaf: leaf[0], model.kernel)
+
+
 def _fresh(key: Array) -> Array:
     """A key that training does not use."""
     return jax.random.fold_in(fast_key(key), 2**30)
@@ -113,9 +126,7 @@ def _fresh(key: Array) -> Array:
 
 def explain(model: Model, data: Data, owner: str) -> str:
     """Why the ELBO is not finite at a model."""
-    kernel = model.kernel
-    if model.likelihood.latents > 1:
-        kernel = jax.tree.map(lambda leaf: leaf[0], kernel)
+    kernel = _first_kernel(model)
     x = data.x[:_MOST]
     matrix = np.asarray(kernel(x, x), float)
     if not np.isfinite(matrix).all():

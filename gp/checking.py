@@ -43,10 +43,13 @@ class Checks(NamedTuple):
 
 
 @quick_jit
-def _log_weights(likelihood: Any, data: Data, sites: Sites, f: Array) -> Array:
-    """Σ log p(y | f) - log t(f) for each draw, with t in the form of pseudo-observations."""
+def _log_weights(likelihood: Any, data: Data, sites: Sites, f: Array, through: Array) -> Array:
+    """Σ log p(y | f) - log t for each draw, with t in the form of pseudo-observations.
+
+    Sites are factors of ``through``: of f, or of what inducing variables say of it.
+    """
     fit = jax.vmap(lambda f: jnp.sum(likelihood.log_prob(f[data.index], data.y)))(f)
-    off = sites.precision * (f - sites.centre) ** 2
+    off = sites.precision * (through - sites.centre) ** 2
     return fit + 0.5 * jnp.sum(off.reshape(len(f), -1), 1)
 
 
@@ -71,7 +74,8 @@ def check(
     Complexity:
       1000 joint draws.
     """
-    centre, variance, loo = leave_one_out(likelihood, q, data)
+    rest = prior.unexplained(q) if hasattr(prior, "unexplained") else 0.0
+    centre, variance, loo = leave_one_out(likelihood, q, data, rest)
     loo = np.asarray(loo, float)
     if likelihood.conjugate:
         noise = np.asarray(likelihood.predict(centre, variance)[1])
@@ -80,12 +84,16 @@ def check(
         return Checks(-math.inf, math.nan, loo, float(np.mean(off < half)))
     if sites.linear.size > MOST:
         return Checks(math.nan, math.nan, loo, math.nan)
-    f = prior.sample(key, q, data.x, DRAWS)
-    ratios = np.asarray(_log_weights(likelihood, data, sites, f), float)
+    if getattr(prior, "sample_projected", None):
+        f, through, log_normalizer = prior.sample_projected(key, q, DRAWS)
+    else:
+        f = through = prior.sample(key, q, data.x, DRAWS)
+        log_normalizer = q.log_normalizer
+    ratios = np.asarray(_log_weights(likelihood, data, sites, f, through), float)
     found = psis(ratios)
     typical = int(np.argsort(ratios)[DRAWS // 2])
     mean_weight = ratios[typical] - found.log_weights[typical] - math.log(DRAWS)
-    return Checks(found.khat, float(q.log_normalizer) + mean_weight, loo, math.nan)
+    return Checks(found.khat, float(log_normalizer) + mean_weight, loo, math.nan)
 
 
 def judge(
@@ -95,14 +103,15 @@ def judge(
     jitter: float,
     what: str,
     notes: Sequence[str],
+    cautions: Sequence[str] = (),
     *,
     exact: bool,
 ) -> Verdict:
     """Grade a fit.
 
-    ``good``: q is exact or k-hat is below 0.7, training ended by itself, and 90 % intervals cover
-    what they should. ``fair``: one of these is not so, or was not computed. ``poor``: k-hat is
-    above 1. ``failed``: the run broke down.
+    ``good``: q is exact or k-hat is below 0.7, training ended by itself, 90 % intervals cover
+    what they should, and nothing speaks against the prior's approximation. ``fair``: one of these
+    is not so, or was not computed. ``poor``: k-hat is above 1. ``failed``: the run broke down.
 
     Args:
       found: the checks.
@@ -111,6 +120,7 @@ def judge(
       jitter: what was added to variances.
       what: a phrase for the approximation.
       notes: further sentences.
+      cautions: sentences against the approximation of the prior.
       exact: whether q is the posterior, and the ELBO the log evidence.
 
     Returns:
@@ -152,4 +162,6 @@ def judge(
         said.append("That is far off: the noise is not what the likelihood says, or not even.")
     if jitter > 0:
         said.append(f"Variances got a jitter of {jitter:.1e} to keep matrices positive definite.")
-    return Verdict(grade, " ".join([*said, *notes]))
+    if cautions and grade == "good":
+        grade = "fair"
+    return Verdict(grade, " ".join([*said, *cautions, *notes]))

@@ -1,5 +1,6 @@
 """The dense back-end: the exact prior, by one Cholesky factorisation of N rows."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gp.cholesky import safe_cholesky
 from gp.prior import Conditional
-from gp.sites import Sites
+from gp.sites import Sites, misfits
 from vi.compile import quick_jit
 from vi.module import module
 from vi.random import fast_key
@@ -61,6 +62,8 @@ class DensePrior:
     mean: Any
     x: Float[Array, "N D"]
 
+    exact = True  # with a Gaussian likelihood: the posterior is, and the ELBO is the log evidence
+
     def _moments(self) -> tuple[Array, Array]:
         return self.mean(self.x), self.kernel(self.x, self.x)
 
@@ -100,6 +103,16 @@ class DensePrior:
         """Joint draws of the function; O(N² M + M³)."""
         noise = jax.random.normal(fast_key(key), (num_samples, len(x_new)), x_new.dtype)
         return _draw(self, conditional.factor, x_new, noise)
+
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Callable
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior; see `gp.prior.Prior`."""
+        tril, root, _ = conditional.factor
+        rest = misfits(key, sites, self.mean(self.x) + path(self.x))
+        half = solve_triangular(tril, root[:, None] * rest.T, lower=True)
+        weights = root[:, None] * solve_triangular(tril, half, lower=True, trans=1)
+        return self.x, weights.T
 
 
 def _moments(

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gp.independent import with_functions
+from gp.independent import IndependentPrior, with_functions
 from gp.model import Data, Model, expectations
 from gp.natural_gradient import ascend
+from gp.prior import Conditional
 from gp.sites import Sites
+from vi.compile import quick_jit
 
 stop = jax.lax.stop_gradient
 _MOST = 25  # steps of an ascent, which begins near its end
@@ -28,6 +30,9 @@ def exact_sites(likelihood: Any, data: Data) -> Sites:
     return Sites(*map(data.collect, likelihood.sites(data.y)))
 
 
+known_sites = quick_jit(exact_sites)  # outside of other compiled functions
+
+
 def evidence(
     model: Model, prior: Any, data: Data, start: Sites, *, tolerance: float = 1e-4
 ) -> Evidence:
@@ -44,8 +49,9 @@ def evidence(
     for hyperparameters θ of the prior and φ of the likelihood, where log Z is the pseudo-evidence
     of `gp.prior.Prior.log_normalizer`. (Write the ELBO as :math:`\log Z + \sum_i E_q[\log p_i -
     \log t_i]`; the derivatives of the sum in means and variances of q vanish at the sites that the
-    natural gradient leaves where they are.) Where a site's precision is held at its floor, as for
-    outliers under `gp.StudentT`, the identity is approximate.
+    natural gradient leaves where they are.) A back-end with a ``divergence`` gives the same by
+    :math:`-∂/∂θ\, KL(q ‖ p_θ)`, without conditioning once more. Where a site's precision is held
+    at its floor, as for outliers under `gp.StudentT`, the identity is approximate.
 
     Args:
       model: hyperparameters.
@@ -70,12 +76,17 @@ def evidence(
         return _exact(likelihood, prior, data)
     fixed = stop(prior)
     found = ascend(fixed, stop(likelihood), data, stop(start), tolerance=tolerance, max_steps=_MOST)
-    q = stop(fixed.condition(stop(found.sites)))
-    sites = stop(found.sites)
+    sites, q = stop((found.sites, found.q))
     fit = jnp.sum(expectations(likelihood, q.mean, q.variance, data).value)
-    surrogate = prior.log_normalizer(sites) + fit
+    surrogate = _of_prior(prior, q, sites) + fit
     elbo = stop(fit - q.kl) + surrogate - stop(surrogate)
     return Evidence(elbo, sites, found.steps)
+
+
+def _of_prior(prior: Any, q: Conditional, sites: Sites) -> Array:
+    """What has the derivatives of the ELBO in the prior's hyperparameters, at fixed q."""
+    one = prior.prior if isinstance(prior, IndependentPrior) else prior
+    return -prior.divergence(q) if hasattr(one, "divergence") else prior.log_normalizer(sites)
 
 
 def _exact(likelihood: Any, prior: Any, data: Data) -> Evidence:

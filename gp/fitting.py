@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from gp import methods
 from gp.assembly import assemble, explain
-from gp.evidence import exact_sites
+from gp.evidence import known_sites
+from gp.inducing.minibatch import Minibatches, MinibatchRun, MinibatchState
 from gp.inputs import Missing
 from gp.model import Data, Model
 from gp.natural_gradient import start_sites
@@ -43,7 +44,8 @@ def fit(
     fixed: Sequence[str] = (),
     missing: Missing = "raise",
     optimizer: optax.GradientTransformation | None = None,
-    num_steps: int = 100,
+    num_steps: int | None = None,
+    minibatches: Minibatches | int | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -72,8 +74,9 @@ def fit(
       likelihood: by default `gp.Gaussian`; its hyperparameters are trained too.
       mean: mean function; by default a constant, and zero for `gp.Ordinal`, whose cutpoints set
         the level.
-      method: a prior back-end by name, ``"dense"`` for instance, or ``"auto"``, which chooses by
-        the number of distinct inputs.
+      method: a prior back-end by name, or ``"auto"``: ``"state_space"``, which is exact, for more
+        than 200 inputs of one coordinate and kernels that are Markov processes; else ``"dense"``
+        up to 2000 distinct inputs and ``"sic"`` beyond.
       method_options: options of the back-end.
       priors: distributions of NumPyro, or anything with ``log_prob``, by names of
         hyperparameters, or their last parts, as in ``{"lengthscale": dist.LogNormal(0.0, 1.0)}``;
@@ -83,7 +86,10 @@ def fit(
       fixed: names of hyperparameters to leave as they are, or their last parts.
       missing: what to do with targets that are NaN: ``"raise"`` or ``"ignore"`` them.
       optimizer: any optax transformation, given the objective as ``value_fn``; L-BFGS if None.
-      num_steps: of the optimizer, at most; it ends when three in a row gain less than 1e-3 nats.
+      num_steps: of the optimizer, at most (100); it ends when three in a row gain less than 1e-3
+        nats. With minibatches, how many it takes (2000).
+      minibatches: train on parts of the data, of a size or as `Minibatches` says, by Adam if no
+        optimizer is given; for ``method="inducing"``. All data are looked at once at the end.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks of 5 steps; true stops.
       checkpoint: a file to save training to and to continue from, as of `vi.fit`.
@@ -100,7 +106,7 @@ def fit(
 
     Complexity:
       Dense: O(N³) time for each evaluation, about 1.5 a step, for a non-Gaussian likelihood times
-      the five or so steps of its ascent; O(N²) memory.
+      the five or so steps of its ascent; O(N²) memory. State space and SIC: linear in N.
 
     Example:
       >>> import gp, jax, jax.numpy as jnp
@@ -116,30 +122,37 @@ def fit(
     model, data, gone = prepare(x, y, kernel, likelihood, mean, missing, "gp.fit")
     names = _trained(model, fixed) if train else []
     priors = _full_names(model, priors or {})
-    method = methods.choose(method, len(data.x))
+    method = methods.choose(method, model.kernel, data.x)
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
     likelihood = model.likelihood
-    start = exact_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
+    start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
+    minibatches = _minibatches(minibatches, method, data)
+    num_steps = num_steps or (100 if minibatches is None else 2000)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     notes = _notes(data, gone)
     for number in range(ROUNDS if names else 0):
         values = unconstrained(model, names)
-        run = TrainingRun(
-            model, prior, data, values, sites, priors, key, optimizer or line_searching(), num_steps
-        )
-        _check_start(run, model, data, sites)
+        if minibatches is None:
+            common = model, prior, data, values, sites, priors, key
+            run = TrainingRun(*common, optimizer or line_searching(), num_steps)
+            _check_start(run, model, data)
+        else:
+            common = model, prior, data, values, priors, key
+            run = MinibatchRun(*common, optimizer, num_steps, minibatches)
         state, stopped = iterate(run, _for_round(loop, number), total=num_steps)
         status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
         states.append(state)
-        model, sites = run.result(state), state.sites
+        model, sites = run.result(state), getattr(state, "sites", sites)
+        prior = run.moved(prior, state) if isinstance(run, MinibatchRun) else prior
         refreshed, moved = _refreshed(prior, model)
         if not moved or stopped != Status.RUNNING or status.failed:
             prior = refreshed
             break
         prior = refreshed
-        notes.append(f"Neighbours were looked for again after {int(state.step)} steps.")
+        sought = getattr(prior, "sought", "Neighbours")
+        notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
     posterior = assemble(
         model,
         prior,
@@ -181,10 +194,22 @@ def _full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_start(run: TrainingRun, model: Model, data: Data, sites: Any) -> None:
+def _check_start(run: TrainingRun, model: Model, data: Data) -> None:
     """Raise a `ValueError` that says why, if the objective is not finite at the start."""
     if not np.isfinite(float(run.initial().loss)):
         raise ValueError(explain(model, data, "gp.fit"))
+
+
+def _minibatches(wanted: Any, method: str, data: Data) -> Minibatches | None:
+    """How to train on parts of the data, if at all."""
+    if wanted is None:
+        return None
+    if method != "inducing":
+        raise ValueError(
+            f"gp.fit: expected minibatches only with method='inducing'; got method {method!r} for "
+            f"{len(data.x)} distinct inputs. Name the method, or leave minibatches out."
+        )
+    return wanted if isinstance(wanted, Minibatches) else Minibatches(wanted)
 
 
 def _for_round(loop: LoopOptions, number: int) -> LoopOptions:
@@ -205,12 +230,14 @@ def _notes(data: Data, gone: int) -> list[str]:
     notes = []
     if gone:
         notes.append(f"{gone} targets were missing.")
+    if len(data.y) > 1 and np.ptp(np.asarray(data.y)) == 0:
+        notes.append("All targets are equal, which says nothing of length scales or noise.")
     if len(data.x) < len(data.y):
         notes.append(f"{len(data.y) - len(data.x)} inputs coincide with others.")
     return notes
 
 
-def _history(states: list[TrainingState]) -> dict[str, np.ndarray]:
+def _history(states: list[TrainingState | MinibatchState]) -> dict[str, np.ndarray]:
     """Steps and objectives of all rounds of training, one after the other."""
     ends = np.cumsum([0, *(int(state.step) for state in states)])
     steps = [state.steps + end for state, end in zip(states, ends, strict=False)]

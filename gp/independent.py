@@ -42,7 +42,7 @@ class IndependentPrior:
         """The same with other hyperparameters."""
         return IndependentPrior(dataclasses.replace(self.prior, kernel=kernel, mean=mean))
 
-    def _each(self, verb: Callable, axes: Any, *args: Any) -> Any:
+    def each(self, verb: Callable, axes: Any, *args: Any) -> Any:
         """A verb of every prior; ``axes`` are those of its arguments, as of `jax.vmap`."""
         one = lambda kernel, mean, *args: verb(
             dataclasses.replace(self.prior, kernel=kernel, mean=mean), *args
@@ -56,14 +56,34 @@ class IndependentPrior:
         first = self.prior.refreshed(jax.tree.map(lambda leaf: leaf[0], kernel))
         return IndependentPrior(first).with_functions(kernel, self.mean)
 
+    def kept(self) -> list[Array]:
+        """What is saved with a posterior."""
+        return self.prior.kept() if hasattr(self.prior, "kept") else []
+
+    def with_kept(self, arrays: list[Array]) -> "IndependentPrior":
+        """The priors with what was saved, which they share."""
+        return dataclasses.replace(self, prior=self.prior.with_kept(arrays))
+
     @property
     def graph(self) -> Any:
         """What the host has made of the inputs, if anything."""
         return getattr(self.prior, "graph", None)
 
+    def cautions(self, conditional: Conditional) -> list[str]:
+        """Those of every function, each once."""
+        if not hasattr(self.prior, "cautions"):
+            return []
+        said: dict[str, None] = {}
+        for i in range(conditional.mean.shape[1]):
+            pick = lambda leaf, i=i: leaf[i]
+            kernel, mean, one = jax.tree.map(pick, (self.kernel, self.mean, conditional.factor))
+            prior = dataclasses.replace(self.prior, kernel=kernel, mean=mean)
+            said |= dict.fromkeys(prior.cautions(one))
+        return list(said)
+
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data, of shape ``(N, L)``."""
-        each = self._each(lambda prior, sites: prior.condition(sites), (1,), sites)
+        each = self.each(lambda prior, sites: prior.condition(sites), (1,), sites)
         return Conditional(
             mean=each.mean.T,
             variance=each.variance.T,
@@ -73,16 +93,21 @@ class IndependentPrior:
             factor=each,
         )
 
+    def divergence(self, conditional: Conditional) -> Float[Array, ""]:
+        """The sum of those of the back-end, which must have it."""
+        verb = lambda prior, one: prior.divergence(one)
+        return jnp.sum(self.each(verb, (0,), conditional.factor))
+
     def log_normalizer(self, sites: Sites) -> Float[Array, ""]:
         """The sum of the pseudo-evidences."""
-        return jnp.sum(self._each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))
+        return jnp.sum(self.each(lambda prior, sites: prior.log_normalizer(sites), (1,), sites))
 
     def predict(
         self, conditional: Conditional, x_new: Float[Array, "M D"], *, full_cov: bool = False
     ) -> tuple[Array, Array]:
         """Means ``(M, L)`` and variances ``(M, L)``, or covariances ``(L, M, M)``."""
         verb = lambda prior, one: prior.predict(one, x_new, full_cov=full_cov)
-        mean, spread = self._each(verb, (0,), conditional.factor)
+        mean, spread = self.each(verb, (0,), conditional.factor)
         return mean.T, spread if full_cov else spread.T
 
     def sample(
@@ -91,7 +116,27 @@ class IndependentPrior:
         """Joint draws of the functions."""
         keys = jax.random.split(key, conditional.mean.shape[1])
         verb = lambda prior, key, one: prior.sample(key, one, x_new, num_samples)
-        return jnp.moveaxis(self._each(verb, (0, 0), keys, conditional.factor), 0, -1)
+        return jnp.moveaxis(self.each(verb, (0, 0), keys, conditional.factor), 0, -1)
+
+    def unexplained(self, conditional: Conditional) -> Array:
+        """Parts of the variances that no site acts on, ``(N, L)``."""
+        if not hasattr(self.prior, "unexplained"):
+            return jnp.zeros_like(conditional.variance)
+        return self.prior.unexplained(conditional.factor).T
+
+    @property
+    def sample_projected(self) -> Callable | None:
+        """Of the priors, if they have it; see `gp.inducing.InducingPrior`."""
+        if not hasattr(self.prior, "sample_projected"):
+            return None
+
+        def draw(key: Array, conditional: Conditional, num_samples: int) -> tuple:
+            keys = jax.random.split(key, conditional.mean.shape[1])
+            verb = lambda prior, key, one: prior.sample_projected(key, one, num_samples)
+            f, through, log_z = self.each(verb, (0, 0), keys, conditional.factor)
+            return jnp.moveaxis(f, 0, -1), jnp.moveaxis(through, 0, -1), jnp.sum(log_z)
+
+        return draw
 
 
 def with_functions(prior: Any, kernel: Any, mean: Any) -> Any:

@@ -33,6 +33,7 @@ def as_inputs(x: Any, owner: str, columns: int | None = None) -> np.ndarray:
             f"{owner}: expected inputs of {columns} coordinates, as those of the data; got shape "
             f"{x.shape}."
         )
+    x = _numbers(x, "inputs", owner)
     kept = x.dtype if x.dtype in (np.float32, np.float64) else np.float64
     x = x.astype(np.promote_types(jax.dtypes.canonicalize_dtype(kept), np.float32))
     wrong = ~np.isfinite(x).all(1)
@@ -42,6 +43,19 @@ def as_inputs(x: Any, owner: str, columns: int | None = None) -> np.ndarray:
             f"{owner}: expected finite inputs; got x[{i}] = {x[i]}. Drop such rows, or fill them."
         )
     return x
+
+
+def _numbers(values: np.ndarray, name: str, owner: str) -> np.ndarray:
+    """Real numbers; raise a `TypeError` for what is none, such as text."""
+    if values.dtype.kind in "fiub":
+        return values
+    try:
+        return values.astype(float, casting="unsafe" if values.dtype.kind == "O" else "safe")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{owner}: expected {name} that are real numbers; got dtype {values.dtype}. Convert "
+            "them by .astype(float), or number classes from 0."
+        ) from error
 
 
 def as_targets(
@@ -60,7 +74,7 @@ def as_targets(
         raise ValueError(
             f"{owner}: expected targets of shape ({len(x)},), one for each input; got {y.shape}."
         )
-    y = y.astype(x.dtype)
+    y = _numbers(y, "targets", owner).astype(x.dtype)
     gone = np.isnan(y)
     if gone.any() and missing == "raise":
         raise ValueError(

@@ -76,9 +76,11 @@ def load(
             f"{path}: expected a posterior of this model and these data; it differs in {wrong[0]}. "
             "Give the data, kernel, likelihood and mean that it was fitted with."
         )
+    kept, leaves = leaves[: meta.get("kept", 0)], leaves[meta.get("kept", 0) :]
     structure = jax.tree.structure((model, Sites(*[0, 0])))
     model, sites = jax.tree.unflatten(structure, map(jnp.asarray, leaves[:-3]))
     prior = methods.build(about["method"], model, data.x, method_options or {})
+    prior = prior.with_kept([*map(jnp.asarray, kept)]) if kept else prior
     with blas_threads(len(data.x)):
         q = condition(prior, sites)
         elbo = float(bound(model.likelihood, data, q))

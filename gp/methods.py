@@ -1,7 +1,6 @@
 """The back-ends by name, and which is chosen for how many inputs."""
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,8 +8,14 @@ import jax
 
 from gp.dense import DensePrior
 from gp.independent import IndependentPrior
+from gp.inducing import InducingPrior
+from gp.inducing.prior import NUM_INDUCING
 from gp.model import Model
 from gp.sic.method import sic_prior
+from gp.state_space import StateSpacePrior, markov
+
+MOST_DENSE = 2000  # distinct inputs
+LEAST_IN_TIME = 200  # below, matrices are as fast
 
 
 class Method(NamedTuple):
@@ -18,11 +23,12 @@ class Method(NamedTuple):
 
     Attributes:
       build: ``(kernel, mean, x, *, likelihood, **options) -> Prior``, on the host.
-      most: distinct inputs up to which ``method="auto"`` takes it; methods are asked in order.
+      suits: ``(kernel, x) -> bool``: whether ``method="auto"`` takes it, which asks methods in
+        order; if not given, only by name.
     """
 
     build: Callable
-    most: float = math.inf
+    suits: Callable[[Any, Any], bool] | None = None
 
 
 def _dense(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> DensePrior:
@@ -30,27 +36,48 @@ def _dense(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> DensePrior:
     return DensePrior(kernel, mean, x)
 
 
+def _state_space(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> StateSpacePrior:
+    del likelihood
+    return StateSpacePrior.of(kernel, mean, x)
+
+
+def _inducing(
+    kernel: Any,
+    mean: Any,
+    x: Any,
+    *,
+    likelihood: Any,
+    num_inducing: int = NUM_INDUCING,
+    inducing: Any = None,
+    start: str = "greedy",
+) -> InducingPrior:
+    del likelihood
+    return InducingPrior.of(
+        kernel, mean, x, num_inducing=num_inducing, inducing=inducing, start=start
+    )
+
+
+def _in_time(kernel: Any, x: Any) -> bool:
+    return x.shape[1] == 1 and len(x) > LEAST_IN_TIME and markov(kernel)
+
+
 METHODS: dict[str, Method] = {
-    "dense": Method(_dense, most=2000),
-    "sic": Method(sic_prior),
+    "state_space": Method(_state_space, _in_time),
+    "dense": Method(_dense, lambda kernel, x: len(x) <= MOST_DENSE),
+    "inducing": Method(_inducing),
+    "sic": Method(sic_prior, lambda kernel, x: True),
 }
 
 
-def choose(method: str, num_inputs: int) -> str:
-    """The method of a name, or for ``"auto"`` the first that takes so many inputs.
+def choose(method: str, kernel: Any, x: Any) -> str:
+    """The method of a name, or for ``"auto"`` the first that suits kernel and inputs.
 
     Raises:
-      ValueError: if the name is unknown, or no method is for so many inputs.
+      ValueError: if the name is unknown.
     """
     if method == "auto":
-        for name, candidate in METHODS.items():
-            if num_inputs <= candidate.most:
-                return name
-        raise ValueError(
-            f"gp.fit: expected a method for {num_inputs} distinct inputs; method='auto' knows "
-            f"none. Name one of {sorted(METHODS)}, whatever it costs: 'dense' takes "
-            f"{8 * num_inputs**2 / 2**30:.1f} GiB for each of a few matrices."
-        )
+        suiting = (name for name, one in METHODS.items() if one.suits and one.suits(kernel, x))
+        return next(suiting)
     if method not in METHODS:
         raise ValueError(f"gp.fit: expected method in {['auto', *METHODS]}; got {method!r}.")
     return method

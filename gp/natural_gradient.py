@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gp.model import Data, natural_target
-from gp.prior import Prior
+from gp.prior import Conditional, Prior
 from gp.sites import Sites
 
 _LEAST_RATE = 2.0**-10
@@ -19,12 +19,14 @@ class Ascent(NamedTuple):
     Attributes:
       sites: the best.
       elbo: there, nats.
+      q: the prior conditioned on them.
       steps: evaluations of the ELBO, each of one conditioning of the prior.
       converged: whether the last step changed it by less than the tolerance.
     """
 
     sites: Sites
     elbo: Float[Array, ""]
+    q: Conditional
     steps: Int[Array, ""]
     converged: Array
 
@@ -32,6 +34,7 @@ class Ascent(NamedTuple):
 class _State(NamedTuple):
     sites: Sites
     target: Sites
+    q: Conditional
     elbo: Array
     rate: Array
     steps: Array
@@ -66,15 +69,15 @@ def ascend(
 
     The rate ρ begins at one, which for a Gaussian likelihood is exact in one step. A step after
     which the ELBO is lower, or not finite, is taken back and its rate halved; after one that was
-    not, the rate doubles up to one. Jittable; memory is two copies of the sites.
+    not, the rate doubles up to one. Jittable; memory is two copies of sites and conditional.
 
     Args:
       prior: any back-end.
       likelihood: any likelihood.
       data: targets.
       sites: where to begin.
-      tolerance: nats; a step that changes the ELBO by less ends the loop, or by 32 units of its
-        rounding.
+      tolerance: nats; a step that raises the ELBO by less times its rate ends the loop, and one
+        that is taken back for a fall of less; or by 32 units of its rounding.
       max_steps: evaluations at most.
 
     Returns:
@@ -87,30 +90,34 @@ def ascend(
     step in natural parameters, here with an ascent test.
     """
 
-    def look(sites: Sites) -> tuple[Array, Sites]:
+    def look(sites: Sites) -> tuple[Array, Sites, Conditional]:
         q = prior.condition(sites)
         target, fit = natural_target(likelihood, q.mean, q.variance, data)
-        return fit - q.kl, target
+        return fit - q.kl, target, q
 
     def step(state: _State) -> _State:
         move = lambda a, b: (1 - state.rate) * a + state.rate * b
         sites = Sites(*map(move, state.sites, state.target))
-        elbo, target = look(sites)
+        elbo, target, q = look(sites)
         slack = 32 * jnp.finfo(elbo.dtype).eps * jnp.abs(elbo)
         rise = elbo - state.elbo
         good = (rise >= -slack) & jnp.isfinite(elbo)
         good = good | (jnp.isfinite(elbo) & ~jnp.isfinite(state.elbo))
         pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-        sites, target, elbo = pick((sites, target, elbo), (state.sites, state.target, state.elbo))
+        sites, target, q, elbo = pick(
+            (sites, target, q, elbo), (state.sites, state.target, state.q, state.elbo)
+        )
         rate = jnp.where(good, jnp.minimum(1.0, 2 * state.rate), 0.5 * state.rate)
-        small = jnp.abs(rise) < tolerance * state.rate + slack
-        return _State(sites, target, elbo, rate, state.steps + 1, small)
+        small = jnp.abs(rise) < tolerance * jnp.where(good, state.rate, 1.0) + slack
+        return _State(sites, target, q, elbo, rate, state.steps + 1, small)
 
     def on(state: _State) -> Array:
         return ~state.converged & (state.steps < max_steps) & (state.rate >= _LEAST_RATE)
 
-    elbo, target = look(sites)
-    one = jnp.ones((), elbo.dtype)
-    first = _State(sites, target, elbo, one, jnp.int32(1), jnp.asarray(False))  # noqa: FBT003
+    # The first step looks at the start itself, so that only one look is compiled.
+    kinds = jax.eval_shape(look, sites)
+    zero, _, q = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), kinds)
+    none = jnp.int32(0)
+    first = _State(sites, sites, q, zero - jnp.inf, zero + 1, none, jnp.asarray(False))  # noqa: FBT003
     last = jax.lax.while_loop(on, step, first)
-    return Ascent(last.sites, last.elbo, last.steps, last.converged)
+    return Ascent(last.sites, last.elbo, last.q, last.steps, last.converged)

@@ -1,6 +1,7 @@
 """The result of `gp.fit`: predictions, draws, and how far to trust them."""
 
 import dataclasses
+import operator
 import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from gp.inputs import as_inputs
 from gp.local import local_kriging
 from gp.model import Data, Model
 from gp.parameters import digest, parameters
+from gp.paths import Paths, draw_paths
 from gp.prior import Conditional
 from gp.sites import Sites
 from vi import storage
@@ -124,6 +126,10 @@ class Posterior:
 
     def _local(self, x_new: np.ndarray, count: int, *, full_cov: bool) -> Prediction:
         likelihood = self.model.likelihood
+        if operator.index(count) < 1:
+            raise ValueError(
+                f"Posterior.predict: expected num_neighbors >= 1 for method='local'; got {count}."
+            )
         if not likelihood.conjugate or full_cov:
             raise ValueError(
                 "Posterior.predict: expected a Gaussian likelihood and full_cov=False for "
@@ -190,6 +196,30 @@ class Posterior:
         rows = as_inputs(x_new, "Posterior.sample", self.data.x.shape[1])
         points = jnp.asarray(rows.astype(self.data.x.dtype))
         return np.asarray(self.prior.sample(key, self.q, points, num_samples))
+
+    def sample_paths(self, key: Array, num_paths: int = 1, *, num_features: int = 1024) -> Paths:
+        """Draws of the latent function as functions, to be called and differentiated anywhere.
+
+        For kernels made of stationary ones. Their means and covariances over draws are the
+        posterior's (with sparse inverse Cholesky factors, near those of ``predict``); single draws
+        are normal in the limit of many features.
+
+        Args:
+          key: a key.
+          num_paths: S.
+          num_features: frequencies of each draw.
+
+        Returns:
+          The draws; ``paths(x)`` has shape ``(S, M)``, or ``(S, M, L)``.
+
+        Raises:
+          ValueError: for a kernel that is not made of stationary ones.
+
+        Complexity:
+          One solve with the posterior's factor for each draw; then O(R + N) a draw and point, or
+          O(R + M) with M inducing inputs.
+        """
+        return draw_paths(key, self.prior, self.q, self.sites, num_paths, num_features)
 
     def leave_one_out(self) -> np.ndarray:
         """Log predictive density of each target given all others, nats; see `checks`."""
@@ -259,6 +289,7 @@ class Posterior:
         """
         arrays = [self.model, self.sites, [self.history["step"], self.history["elbo"]]]
         loo, checks = self.checks.loo, self.checks._asdict()
+        kept = self.prior.kept() if hasattr(self.prior, "kept") else []
         meta = {
             "kind": "gaussian process",
             "model": digest(self.model),
@@ -269,8 +300,9 @@ class Posterior:
             "cost": self.cost,
             "key": host_words(self.key),
             "provenance": self.provenance,
+            "kept": len(kept),
         }
-        storage.save(path, [*arrays, loo], meta)
+        storage.save(path, [*kept, *arrays, loo], meta)
 
 
 @quick_jit

@@ -47,7 +47,7 @@ def prepare(
     x = as_inputs(x, owner)
     if likelihood is None:
         x, y, gone = as_targets(x, y, Gaussian(), missing, owner)
-        likelihood = defaults.default_likelihood(y)
+        likelihood = defaults.default_likelihood(x, y)
     else:
         x, y, gone = as_targets(x, y, likelihood, missing, owner)
     count = likelihood.latents

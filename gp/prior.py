@@ -36,7 +36,10 @@ class Prior(Protocol):
     `sample` are called on the host, may look up neighbours there, and compile what they need.
     Where a matrix is not positive definite whatever the jitter, they return NaN. A back-end whose
     host work depends on the kernel has ``refreshed(kernel)``, which returns it with another kernel
-    and, if that has moved points too far, with another ``graph``.
+    and, if that has moved points too far, with another ``graph``. One that is not exact may have
+    ``cautions(conditional)``, sentences for the verdict, any of which makes it fair at best. One
+    that can take KL(q ‖ p) of a given q with derivatives in kernel and mean, cheaper than
+    `log_normalizer`, has ``divergence(conditional)``.
     """
 
     kernel: Any
@@ -68,4 +71,13 @@ class Prior(Protocol):
         self, key: Array, conditional: Conditional, x_new: Float[Array, "M D"], num_samples: int
     ) -> Float[Array, "S M"]:
         """Joint draws of the function."""
+        ...
+
+    def anchored(
+        self, key: Array, conditional: Conditional, sites: Sites, path: Any
+    ) -> tuple[Array, Array]:
+        """How data move draws of the prior: inputs z, and weights of k(x, z) for each draw.
+
+        Inside `jax.jit`. ``path(x)`` gives draws of the prior less its mean, shape ``(S, N)``.
+        """
         ...

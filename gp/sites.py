@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,3 +28,11 @@ class Sites(NamedTuple):
         """Pseudo-observations :math:`λ_1 / λ_2`, zero where the precision is."""
         known = self.precision > 0
         return jnp.where(known, self.linear / jnp.where(known, self.precision, 1.0), 0.0)
+
+
+def misfits(key: Array, sites: Sites, values: Float[Array, "S N"]) -> Float[Array, "S N"]:
+    """Pseudo-observations less values, and less a draw of their noise; zero where there is none."""
+    known = sites.precision > 0
+    spread = jnp.where(known, jax.lax.rsqrt(jnp.where(known, sites.precision, 1.0)), 0.0)
+    noise = spread * jax.random.normal(key, values.shape, values.dtype)
+    return jnp.where(known, sites.centre - values - noise, 0.0)

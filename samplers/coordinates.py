@@ -52,16 +52,17 @@ def _mapped(q: Any, x: Array) -> tuple[Array, Array]:
     return z, -0.5 * jnp.sum(x**2) - 0.5 * x.size * math.log(2 * math.pi) - log_q
 
 
-def noise_target(posterior: Posterior) -> NoiseTarget:
-    """The target of a posterior in the coordinates of its family's noise.
+def noise_target(target: Target, posterior: Posterior) -> NoiseTarget:
+    """A target in the coordinates of the noise of a posterior's family.
 
     Families whose noise is not D unit normals (mixtures, low-rank Gaussians, MixFlows) are
     replaced by a Gaussian of the mean and covariance of their draws, diagonal beyond D = 500.
 
     Args:
-      posterior: from `vi.fit`.
+      target: what is to be sampled.
+      posterior: from `vi.fit`, of the same sites; of other data it is a worse approximation.
     """
-    q, target = posterior.q, posterior.target
+    q = posterior.q
     gaussian = isinstance(q, Gaussian) and q.scale.noise_dim == q.dim
     flow = hasattr(q, "draw_and_log_prob") and getattr(q, "base", None) is None
     if not (gaussian or flow):

@@ -90,7 +90,7 @@ def mcmc(
     if num_warmup is None:
         num_warmup = WARMUP[0] if start.verdict.grade in ("good", "fair") else WARMUP[1]
     run = McmcRun(
-        noise_target(start), key, num_samples=num_samples, num_chains=num_chains,
+        noise_target(target, start), key, num_samples=num_samples, num_chains=num_chains,
         num_warmup=num_warmup, acceptance=target_acceptance, algorithm=algorithm,
     )  # fmt: skip
     options = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)

@@ -38,7 +38,8 @@ def nuts(
       model: a NumPyro model, a log density (`vi.target`), or a `vi.Target`.
       *args: arguments of the model: its data.
       key: a key from `jax.random.key`.
-      start: a posterior of the same model and data from `vi.fit`; by default one is fitted.
+      start: a posterior of the same model from `vi.fit`, best of the same data; by default one is
+        fitted. The draws are of this call's data whatever the start's were.
       num_samples: number S of draws of each chain, after warm-up.
       num_chains: number C of chains.
       num_warmup: transitions of each chain that are thrown away, rounded up to whole windows of

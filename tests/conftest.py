@@ -14,3 +14,10 @@ def x64():
     """Run a test with 64-bit floats."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """Drop what a module compiled: a hundred modules together take more memory than there is."""
+    yield
+    jax.clear_caches()

@@ -5,6 +5,8 @@ loop, one trace serves all values of one shape, what is saved loads to the same 
 interrupted run goes on to the same bits, and gradients agree with finite differences.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +26,11 @@ from vi.families.scale import DenseScale, LowRankScale
 
 DIM = 3
 _KEY = jax.random.key(7)
+
+
+def precision(dtype: Any) -> Any:
+    """64-bit floats on only where asked for."""
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 def target(dtype: Any) -> vi.Target:
@@ -53,6 +60,10 @@ def _bures_wasserstein_adam(learning_rate: Any) -> Any:
     return optim.riemannian_adam(learning_rate, full_rank)
 
 
+def _mixture_of_flows(loc: Any) -> vi.Mixture:
+    return vi.mixture([_flow(loc), _flow(-loc)], [0.3, 0.7])
+
+
 # A family from its location, of shape (DIM,), whose dtype it keeps.
 FAMILIES: dict[str, Callable] = {
     "delta": vi.Delta,
@@ -64,6 +75,7 @@ FAMILIES: dict[str, Callable] = {
     "low_rank": _low_rank,
     "mixture": _mixture,
     "flow": _flow,
+    "mixture_of_flows": _mixture_of_flows,
 }
 
 
@@ -86,6 +98,36 @@ def _from_distrax(generator: Any, dtype: Any) -> flows.FromDistrax:
     return flows.FromDistrax(jnp.zeros(DIM, dtype), make)
 
 
+def _gaussian_start(dim: int, dtype: Any) -> flows.Flow:
+    loc = jnp.asarray(0.3 * np.arange(dim), dtype)
+    return flows.Flow.of_gaussian(vi.full_rank(dim, loc=loc, scale=1.1))
+
+
+def _flow_start(dim: int, dtype: Any) -> flows.Flow:
+    """A flow that bends its Gaussian."""
+    q = flows.radial(dim, key=_KEY, num_layers=2, dtype=dtype)
+    generator = np.random.default_rng(0)
+    bent = lambda x: x + jnp.asarray(0.2 * generator.normal(size=x.shape), x.dtype)
+    affine = _gaussian_start(dim, dtype).affine
+    return dataclasses.replace(jax.tree.map(bent, q), affine=affine)
+
+
+def _polynomial(generator: Any, dtype: Any) -> flows.Autoregressive:
+    transformer = flows.MonotonePolynomial(2)
+    size = transformer.num_params
+    network = flows.PolynomialConditioner.initial(DIM, size, 3, 2, dtype)
+    return flows.Autoregressive(network, transformer)
+
+
+def _conditional_planar(generator: Any, dtype: Any) -> flows.Conditional:
+    layer = flows.Planar.initial(generator, DIM, dtype)
+    return flows.Conditional.initial(generator, layer, (4,), 2)
+
+
+# What a MixFlow repeats its map from; see `test_mixflow`.
+MIXFLOW_STARTS: dict[str, Callable] = {"gaussian": _gaussian_start, "flow": _flow_start}
+
+
 # A spline has an affine map after it.
 LAYERS: dict[str, LayerEntry] = {
     "coupling_spline": _conditioned(flows.Coupling, flows.Spline(3)),
@@ -101,6 +143,19 @@ LAYERS: dict[str, LayerEntry] = {
     "sylvester": LayerEntry(
         lambda generator, dtype: flows.Sylvester.initial(generator, DIM, 2, dtype)
     ),
+    "block_neural": LayerEntry(
+        lambda generator, dtype: flows.BlockNeural.initial(generator, DIM, (4, 3), 2, dtype),
+        conditional=True,
+    ),
+    "residual": LayerEntry(
+        lambda generator, dtype: flows.Residual.initial(generator, DIM, 5, 2, dtype),
+        conditional=True,
+    ),
+    "residual_narrow": LayerEntry(
+        lambda generator, dtype: flows.Residual.initial(generator, DIM, 2, 0, dtype)
+    ),
+    "polynomial": LayerEntry(_polynomial, conditional=True),
+    "conditional_planar": LayerEntry(_conditional_planar, conditional=True),
     "act_norm": LayerEntry(lambda _, dtype: flows.ActNorm.identity(DIM, dtype)),
     "lu_linear": LayerEntry(lambda _, dtype: flows.LULinear.identity(DIM, dtype)),
     "reverse": LayerEntry(lambda generator, dtype: flows.Reverse(), identity=False),

@@ -129,6 +129,7 @@ def test_other_fits_are_refused(tmp_path):
 def test_damaged_files_are_named(tmp_path, damage):
     path = tmp_path / "state.npz"
     fit(path)
+    storage.previous(path).unlink()
     content = path.read_bytes()
     damaged = {"truncated": content[: len(content) // 2], "rubbish": b"no zip", "empty": b""}
     path.write_bytes(damaged[damage])

@@ -1,7 +1,5 @@
 """What every registered family, estimator and optimizer promises; see `tests.contracts`."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,18 +8,13 @@ import pytest
 
 import vi
 from tests import contracts
-from tests.contracts import DIM, ESTIMATORS, FAMILIES, MODELS, OPTIMIZERS
+from tests.contracts import DIM, ESTIMATORS, FAMILIES, MODELS, OPTIMIZERS, precision
 from vi import storage
 from vi.posterior import saved
 
 DTYPES = ("float32", "float64")
 LOC = np.array([0.3, -0.2, 0.5])
 KEY = jax.random.key(0)
-
-
-def precision(dtype):
-    """64-bit floats on only where asked for."""
-    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 def close(a, b, tol):

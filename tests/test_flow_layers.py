@@ -1,27 +1,27 @@
 """Layers: log-determinants against Jacobians, inverses, and the formulas behind them."""
 
-import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import flows
+from flows.bumps import above_minus_one
+from flows.contractive import _at_most
+from flows.imports import load_distrax
 from flows.networks import MaskedNetwork, initial_parameters
-from flows.residual import above_minus_one
 from flows.root import increasing_root
-from tests.contracts import DIM, LAYERS
+from flows.spline_bijector import SplineBijector
+from flows.transport import EPSILON
+from tests.contracts import DIM, LAYERS, precision
 from vi.compile import quick_jit
 
 # Largest error of a log-determinant and of a round trip, for coordinates of size one.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
-
-
-def precision(dtype):
-    """64-bit floats on only where asked for."""
-    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 def moved(layer, size=0.3, seed=0):
@@ -139,6 +139,70 @@ def test_constraints_keep_layers_invertible(x64):
         assert np.allclose(layer.inverse_and_log_det(y)[0], 0, atol=1e-6)
 
 
+def test_residual_layers_are_contractions_whatever_their_weights(x64):
+    """The singular values of the Jacobian less the identity, against ``contraction``."""
+    layer = moved(flows.Residual.initial(np.random.default_rng(0), DIM, 20, 0, float), 30.0)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(50, DIM)))
+    forward = lambda x: layer.forward_and_log_det(x)[0]
+    jacobian = jax.vmap(jax.jacfwd(forward))(x) - np.eye(DIM)
+    largest = np.linalg.norm(np.asarray(jacobian), ord=2, axis=(1, 2)).max()
+    assert 0.2 < largest < layer.contraction
+    for weight in layer.weights:
+        assert 0.75 < np.linalg.norm(_at_most(weight, 1.0), ord=2) <= 1
+    small = layer.weights[0] * 1e-3
+    assert np.array_equal(_at_most(small, 1.0), small)
+
+
+def test_block_neural_layers_increase_whatever_their_weights(x64):
+    layer = moved(flows.BlockNeural.initial(np.random.default_rng(0), DIM, (4,), 0, float), 3.0)
+    layer = dataclasses.replace(layer, gain=jnp.array([-40.0, 0.0, 40.0]))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(20, DIM)))
+    jacobian = jax.vmap(jax.jacfwd(lambda x: layer.forward_and_log_det(x)[0]))(x)
+    assert np.all(np.asarray(jacobian)[:, *np.triu_indices(DIM, 1)] == 0)
+    assert np.all(np.diagonal(jacobian, axis1=1, axis2=2) > 0)
+    assert np.diagonal(jacobian, axis1=1, axis2=2).max() > 1.5
+
+
+def test_splines_are_those_of_distrax(x64):
+    """Inside, at the knots' ends and outside, both ways; and so are gradients."""
+    distrax = load_distrax()
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.normal(size=(40, 3 * 5 + 1)))
+    x = jnp.asarray(np.append(np.linspace(-6, 6, 38), [-4.0, 4.0]))
+    ours = lambda p: SplineBijector(p, 4.0, 0.01, 0.02)
+    theirs = lambda p: distrax.RationalQuadraticSpline(
+        p, -4.0, 4.0, min_bin_size=0.01, min_knot_slope=0.02
+    )
+
+    @quick_jit
+    def look(params, x):
+        out = []
+        for make in (ours, theirs):
+            for way in ("forward_and_log_det", "inverse_and_log_det"):
+                run = lambda p, x: getattr(make(p), way)(x)  # noqa: B023
+                total = lambda p, x: jnp.sum(jnp.stack(run(p, x)) * jnp.cos(x))  # noqa: B023
+                out.append((run(params, x), jax.grad(total, (0, 1))(params, x)))
+        return out
+
+    forward, inverse, *expected = look(params, x)
+    for found, known in zip((forward, inverse), expected, strict=True):
+        assert np.allclose(found[0][0], known[0][0], atol=1e-12)
+        assert np.allclose(found[0][1], known[0][1], atol=1e-10)
+        inside = slice(0, 38)  # at the ends themselves derivatives are one-sided
+        assert np.allclose(found[1][0][inside], known[1][0][inside], atol=1e-8)
+        assert np.allclose(found[1][1][inside], known[1][1][inside], atol=1e-8)
+
+
+def test_a_monotone_polynomial_is_the_integral_of_its_square(x64):
+    """Against quadrature."""
+    params = jnp.array([0.3, -0.5, 0.7, -0.4])
+    map_ = flows.MonotonePolynomial(2).bijector(params)
+    slope = lambda u: ((1 + 0.7 * u - 0.4 * u**2) ** 2 + EPSILON) / (1 + EPSILON)
+    for x in (-2.0, 0.0, 1.3):
+        expected = np.exp(2 * np.tanh(0.15)) * quad(slope, 0, x)[0] - 0.5
+        assert np.isclose(map_.forward(jnp.asarray(x)), expected, rtol=1e-12)
+
+
 def test_sylvester_with_one_column_is_planar(x64):
     layer = moved(flows.Sylvester.initial(np.random.default_rng(3), DIM, 1, float))
     q, outer, inner, products = layer._matrices()
@@ -162,6 +226,8 @@ def test_actnorm_takes_the_moments_of_data(x64):
     ("make", "says"),
     [
         (lambda key: flows.realnvp(0, key=key), "positive sizes"),
+        (lambda key: flows.block_neural(2, key=key, hidden=()), "at least one layer"),
+        (lambda key: flows.planar(2, key=key, context_dim=1).sample(key), r"flow.given\(context\)"),
         (lambda key: flows.sylvester(2, key=key, num_columns=3), "num_columns <= dim"),
         (lambda key: flows.iaf(2, key=key, transformer="cubic"), "'affine', 'spline'"),
         (lambda key: flows.realnvp(2, key=key).given(jnp.zeros(1)), "context_dim="),

@@ -12,6 +12,7 @@ from sklearn.gaussian_process import kernels as sk
 
 import gp
 from gp import methods
+from gp.defaults import default_likelihood
 from gp.dense import DensePrior
 from gp.parameters import parameters
 from vi import CheckpointError, Status
@@ -158,6 +159,7 @@ def test_other_data_of_the_shape_compile_nothing(fitted):
     assert other.elbo != fitted.elbo
 
 
+@pytest.mark.slow
 def test_priors_are_added(fitted):
     """A prior sharp at a value holds the hyperparameter there, at the prior's density."""
     held = gp.fit(X, Y, key=KEY, priors={"likelihood.variance": dist.LogNormal(-1.0, 1e-3)})
@@ -228,6 +230,7 @@ def test_a_method_is_one_line_and_its_graph_follows_the_length_scales(monkeypatc
             gp.fit(X, Y, key=KEY, method="graphed", method_options={"depth": 1})
 
 
+@pytest.mark.slow
 def test_single_precision_goes_on():
     found = gp.fit(X.astype(np.float32), Y.astype(np.float32), key=KEY)
     assert found.predict(NEW).mean.dtype == np.float32
@@ -250,6 +253,21 @@ def test_for_people(fitted):
     plt.close("all")
     with pytest.raises(ValueError, match="one or two coordinates"):
         gp.fit(RNG.normal(size=(5, 3)), Y[:5], key=KEY, train=False).plot()
+
+
+def test_noise_starts_at_what_nearest_neighbours_differ_by():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, 6, 3000), np.zeros(2)])[:, None]
+    noise = 0.05 * rng.normal(size=len(x))
+    found = default_likelihood(x, np.sin(x[:, 0]) + noise).variance
+    assert 0.8 < found / 0.05**2 < 1.2
+    noise[:] = rng.normal(size=len(x))
+    np.testing.assert_allclose(default_likelihood(x, noise).variance, 0.1 * noise.var())
+
+
+def test_targets_that_are_all_equal_are_named():
+    found = gp.fit(X, np.ones(40), key=KEY, train=False)
+    assert "All targets are equal" in found.verdict.text
 
 
 BAD = np.where(np.arange(40)[:, None] == 3, np.nan, X)
@@ -298,5 +316,10 @@ def test_other_mistakes_are_named(fitted):
         fitted.predict(X, method="local", full_cov=True)
     with pytest.raises(ValueError, match=r"targets of shape \(7,\)"):
         fitted.log_predictive_density(NEW, Y)
-    with pytest.raises(ValueError, match="Name one of"):
-        methods.choose("auto", 10**9)
+    with pytest.raises(TypeError, match="targets that are real numbers; got dtype <U1"):
+        gp.fit(X, np.full(40, "a"), key=KEY)
+    with pytest.raises(ValueError, match="num_neighbors >= 1 for method='local'; got 0"):
+        fitted.predict(X, method="local", num_neighbors=0)
+    for option in ({"num_neighbors": 2.5}, {"num_rows": 0}):
+        with pytest.raises(ValueError, match="of method 'sic' to be an integer >= 1; got"):
+            gp.fit(X, Y, key=KEY, method="sic", method_options=option)

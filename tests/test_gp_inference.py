@@ -199,9 +199,9 @@ def test_no_gaussian_is_better(likelihood, y, x64):
 @pytest.mark.parametrize(
     ("likelihood", "y"),
     [
-        (gp.Gaussian(0.3), F),
+        pytest.param(gp.Gaussian(0.3), F, marks=pytest.mark.slow),
         (gp.Bernoulli(), LABELS),
-        (gp.NegativeBinomial(2.0), COUNTS),
+        pytest.param(gp.NegativeBinomial(2.0), COUNTS, marks=pytest.mark.slow),
     ],
 )
 def test_envelope_gradient_of_the_optimised_elbo(likelihood, y, x64):

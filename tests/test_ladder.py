@@ -1,5 +1,7 @@
 """`family="auto"`: mixtures where a Gaussian is not enough."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import vi
 from tests import models
+from vi import ladder
 from vi.gaussian.mixture import MixtureSolver, add_component
 
 
@@ -37,6 +40,24 @@ def test_a_good_gaussian_is_the_last_rung():
     posterior = vi.fit(target, key=jax.random.key(0), family="auto")
     assert len(posterior.rungs) == 1
     assert "k-hat is below 0.7" in posterior.verdict.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "fits"),
+    [
+        ({}, True),
+        ({"mean_shift": 0.11}, False),
+        ({"sd_shift": 0.11}, False),
+        ({"bad": 0.01}, False),
+        ({"missed": 0.02}, False),
+        ({"khat": 0.71}, False),
+    ],
+)
+def test_where_the_ladder_ends(climbed, changed, fits):
+    """k-hat alone does not end it: weights must leave the moments where they are."""
+    settled = {"mean_shift": 0.0, "sd_shift": 0.1, "bad": 0.0, "missed": 0.0, "khat": 0.6}
+    found = climbed.diagnostics._replace(**{**settled, **changed})
+    assert ladder._fits(dataclasses.replace(climbed, diagnostics=found)) == fits
 
 
 def test_both_modes_are_covered():

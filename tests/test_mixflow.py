@@ -1,5 +1,6 @@
 """MixFlows: the map and its inverse, densities, and how `vi.fit` makes one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,9 +12,13 @@ import pytest
 import flows
 import vi
 from flows.hamiltonian import Point
+from tests import contracts
 from tests.stats import assert_mean
+from vi.compile import quick_jit
+from vi.posterior import saved
 
 DIM = 2
+KEY = jax.random.key(0)
 LOG_EVIDENCE = 0.0
 
 
@@ -26,9 +31,14 @@ def moves(momentum="normal", step_size=0.1, num_leapfrog=5):
     return flows.HamiltonianMap(jnp.asarray(step_size), jnp.asarray(num_leapfrog), momentum)
 
 
-def mixflow(num_maps, **options):
+def gaussian_start():
     q0 = vi.full_rank(DIM, loc=jnp.array([0.1, 0.4]), scale=1.1)
+    return flows.Flow.of_gaussian(q0)
+
+
+def mixflow(num_maps, start=None, **options):
     target = vi.target(banana, jnp.zeros(DIM))
+    q0 = gaussian_start() if start is None else start
     return flows.MixFlow(target, q0, moves(**options), jnp.asarray(jnp.nan), num_maps)
 
 
@@ -61,7 +71,7 @@ def test_the_inverse_undoes_the_map_and_determinants_are_those_of_the_jacobian(m
 def test_one_map_is_the_gaussian(x64):
     q = mixflow(1)
     z, log_q = draws(q, jax.random.key(0), 5)
-    assert np.allclose(log_q, q.affine.log_prob(z))
+    assert np.allclose(log_q, q.start.log_prob(z))
 
 
 def test_the_fast_elbo_is_the_slow_one(x64):
@@ -84,12 +94,13 @@ def test_the_fast_elbo_is_the_slow_one(x64):
     assert found.inversion_error.max() < 1e-9
 
 
-def test_weights_have_mean_one(x64):
+@pytest.mark.parametrize("name", contracts.MIXFLOW_STARTS)
+def test_weights_have_mean_one(name, x64):
     """E[p / q] = 1 for a normalised target; the twin forgets one of six components.
 
     False alarm 1e-6; a bias of 2 % is seen.
     """
-    q = mixflow(6)
+    q = mixflow(6, contracts.MIXFLOW_STARTS[name](DIM, float))
     z, log_q = draws(q, jax.random.key(1), 8192)
     weights = np.exp(np.asarray(jax.vmap(banana)(z) - log_q))
     assert_mean(weights[:, None], np.ones(1))
@@ -97,9 +108,10 @@ def test_weights_have_mean_one(x64):
         assert_mean(weights[:, None] * 6 / 5, np.ones(1))
 
 
-def test_the_density_of_the_position_alone(x64):
+@pytest.mark.parametrize("name", contracts.MIXFLOW_STARTS)
+def test_the_density_of_the_position_alone(name, x64):
     """Its estimate averages over momenta: integrates to one on a grid, and one map is exact."""
-    q = mixflow(3)
+    q = mixflow(3, contracts.MIXFLOW_STARTS[name](DIM, float))
     grid = np.stack(np.meshgrid(*[np.linspace(-5, 6, 56)] * 2), -1)
     mass = np.exp(jax.jit(lambda q, z: q.log_prob(z))(q, grid)).sum() * 0.2**2
     assert np.isclose(mass, 1, atol=0.02)
@@ -126,6 +138,50 @@ def test_fit_improves_on_the_gaussian(fits, x64):
     assert mixed.cost["gradients"] > gaussian.cost["gradients"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", contracts.MIXFLOW_STARTS)
+def test_contract(name, dtype):
+    """Precision is kept, one trace serves a shape, and files hold all but the target."""
+    traces = 0
+
+    def look(q, key):
+        nonlocal traces
+        traces += 1
+        return q.sample_and_log_prob(key, 3)
+
+    with contracts.precision(dtype):
+        q = mixflow(2, contracts.MIXFLOW_STARTS[name](DIM, dtype), num_leapfrog=2)
+        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        q = dataclasses.replace(q, map=jax.tree.map(cast, q.map))
+        jitted = quick_jit(look)
+        found = jitted(q, jax.random.key(0))
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+        jitted(dataclasses.replace(q, start=jax.tree.map(lambda x: 1.1 * x, q.start)), KEY)
+        assert traces == 1
+        leaves, structure = jax.tree.flatten(q.detached())
+        back = saved.rebuild(saved.describe_structure(q.detached()), list(leaves))
+        assert jax.tree.structure(back) == structure
+
+
+def test_a_start_that_is_given_or_trained(fits):
+    """The Gaussian that was found costs nothing again; a flow is trained first, and helps."""
+    gaussian, mixed = fits
+    options = {"step_sizes": (0.1,), "num_leapfrogs": (8,)}
+    with jax.enable_x64(True):
+        target = vi.target(banana, jnp.zeros(DIM))
+        family = flows.mixflow(16, step_sizes=(0.05, 0.1), num_leapfrogs=(16,), start=gaussian.q)
+        again = vi.fit(target, key=jax.random.key(0), family=family)
+        assert again.elbo == pytest.approx(mixed.elbo, abs=1e-9)
+        assert again.cost["gradients"] == mixed.cost["gradients"] - gaussian.cost["gradients"]
+        assert len(again.history["step"]) == 0
+        again.plot_elbo()
+        small = lambda dim: flows.planar(dim, key=KEY, num_layers=2)
+        bent = vi.fit(target, key=KEY, family=flows.mixflow(4, start=small, **options))
+    assert "MixFlow of 4 maps from a planar flow (D = 2)" in bent.verdict.text
+    assert "Training changed the ELBO" in bent.verdict.text
+    assert "searches ended here" in bent.verdict.text
+
+
 def test_files(fits, tmp_path, x64):
     mixed = fits[1]
     mixed.save(tmp_path / "mixed.npz")
@@ -147,6 +203,10 @@ def test_impossible_requests():
     target = vi.target(banana, jnp.zeros(DIM))
     with pytest.raises(ValueError, match="positive num_maps"):
         flows.mixflow(0)
+    with pytest.raises(ValueError, match="a start out of"):
+        flows.mixflow(start="low_rank")
+    with pytest.raises(ValueError, match="a start out of"):
+        flows.mixflow(start=vi.low_rank(3, 1))
     with pytest.raises(ValueError, match="'normal' or 'laplace'"):
         flows.mixflow(momentum="cauchy")
     with pytest.raises(ValueError, match="nothing to train"):

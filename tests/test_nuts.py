@@ -92,7 +92,7 @@ def test_density_of_the_noise_by_change_of_variables(target, good, kind, x64):
         ),
         "mixture": lambda: vi.mixture([vi.full_rank(3), vi.full_rank(3, loc=jnp.ones(3))]),
     }[kind]()
-    noise = noise_target(dataclasses.replace(good, q=q))
+    noise = noise_target(target, dataclasses.replace(good, q=q))
     x = jnp.array([0.3, -0.7, 0.2])
     expected = (
         target.log_density(noise.point(x)) + jnp.linalg.slogdet(jax.jacobian(noise.point)(x))[1]
@@ -192,6 +192,14 @@ def test_energy_that_does_not_move_is_seen():
 def test_what_cannot_be_is_refused(target, options, error, says):
     with pytest.raises(error, match=says):
         samplers.nuts(target, key=KEY, **options)
+
+
+def test_a_start_of_other_data_gives_draws_of_this_data(good):
+    """A mean elsewhere by 10: chains that kept to the data of the start would miss it."""
+    precision = np.linalg.inv(COVARIANCE).astype(np.float32)
+    moved = vi.target(density, jnp.zeros(3), MEAN.astype(np.float32) + 10, precision)
+    found = samplers.nuts(moved, key=KEY, start=good, num_samples=100)
+    np.testing.assert_allclose(found.transitions.z.mean((0, 1)), MEAN + 10, atol=1.0)
 
 
 def test_a_start_of_another_model_is_refused(good):

@@ -15,6 +15,7 @@ from gp.model import Data, Model
 from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional, neighbor_gap
 from gp.sic.columns import inverse_columns
 from gp.sic.solve import product, solve, solve_transposed, transposed_product
+from gp.sic.sums import sum_of_chunks
 from gp.sites import Sites
 from tests.stats import assert_mean
 
@@ -153,6 +154,25 @@ def test_gradient_of_columns_is_that_of_autodiff(exact):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), *both)
 
 
+def test_sums_of_chunks_have_the_derivatives_of_plain_sums():
+    """Over three chunks, the last one filled up; whole numbers among parameters and rows stay."""
+    rng = np.random.default_rng(0)
+    theta = {"a": jnp.asarray(rng.normal(size=3), jnp.float32), "power": jnp.int32(2)}
+    rows = jnp.asarray(rng.normal(size=(150, 3)), jnp.float32)
+    kept = jnp.arange(150) % 2
+
+    def some(theta, rows, kept):
+        return jnp.sum(jnp.sin(rows @ theta["a"]) ** theta["power"] * kept)
+
+    def both(sum_of):
+        at = lambda a, rows: 3 * sum_of({**theta, "a": a}, rows)
+        return jax.jit(jax.value_and_grad(at, (0, 1)))(theta["a"], rows)
+
+    ours = both(lambda theta, rows: sum_of_chunks(some, theta, (rows, kept), (0, 0)))
+    plain = both(lambda theta, rows: some(theta, rows, kept))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
+
+
 def test_solves_and_products_are_those_of_the_matrix(sparse):
     _, prior, q = sparse
     with jax.enable_x64(True):
@@ -183,6 +203,28 @@ def test_incomplete_factor_agrees_on_its_pattern(sparse):
         assert q.factor.residual < 1e-8
 
 
+def test_smooth_kernels_get_a_nugget_and_are_near_the_process(sparse):
+    """Without it the incomplete factor of a squared exponential is not finite."""
+    c, prior, _ = sparse
+    with jax.enable_x64(True):
+        kernel = gp.SquaredExponential(jnp.asarray(2.0), jnp.asarray(1.3))
+        y = jnp.sin(3 * c.x[:, 0]) + 0.1 * jax.random.normal(jax.random.key(0), (300,))
+        sites = exact_sites(gp.Gaussian(0.01), Data.merged(np.asarray(c.x), np.asarray(y)))
+        prior = dataclasses.replace(prior, kernel=kernel)
+        q = condition_jit(prior, sites)
+        assert q.factor.solved
+        assert 1e-5 <= q.factor.nugget <= 1e-3
+        truth = DensePrior(kernel, c.mean, c.x).condition(sites)
+        assert abs(q.log_normalizer - truth.log_normalizer) < 0.02 * 300
+        off = lambda a, b: float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+        assert off(q.mean, truth.mean) < 0.03
+        np.testing.assert_allclose(q.variance.mean(), truth.variance.mean(), rtol=0.2)
+        new = prior.predict(q, c.x[:9] + 0.01)
+        exact = DensePrior(kernel, c.mean, c.x).predict(truth, c.x[:9] + 0.01)
+        assert off(new[0], exact[0]) < 0.03
+        np.testing.assert_allclose(new[1].mean(), exact[1].mean(), rtol=0.3)
+
+
 def test_nothing_said_by_sites_leaves_the_prior(sparse):
     """With zero right hand side and no data, q is p: no division of zero by zero."""
     _, prior, _ = sparse
@@ -204,8 +246,8 @@ def test_few_neighbours_are_near_the_process_and_more_are_nearer(sparse):
         assert np.sqrt(np.mean((q.mean - truth.mean) ** 2)) < 0.1 * np.std(truth.mean)
         rough = SICPrior.of(c.kernel, c.mean, c.x, num_neighbors=3)
         assert neighbor_gap(rough) > 5 * neighbor_gap(prior) > 0
-        assert any("Twice the neighbours" in note for note in rough.notes(q))
-        assert not prior.notes(q)
+        assert any("Twice the neighbours" in note for note in rough.cautions(q))
+        assert not prior.cautions(q)
 
 
 def test_new_data_compile_nothing(exact):

@@ -9,8 +9,11 @@ import optax
 import pytest
 
 import gp
-from gp.evidence import exact_sites
+from gp.dense import DensePrior
+from gp.evidence import evidence, exact_sites
+from gp.independent import IndependentPrior
 from gp.model import Data, Model
+from gp.natural_gradient import start_sites
 from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional
 from vi.stochastic import StochasticRun
 
@@ -32,6 +35,48 @@ def test_fit_by_name_is_near_the_dense_one(x64):
     new = x[:20] + 0.05
     np.testing.assert_allclose(sparse.predict(new).mean, dense.predict(new).mean, atol=0.02)
     np.testing.assert_allclose(sparse.predict(new).variance, dense.predict(new).variance, rtol=0.05)
+
+
+def test_training_of_labels_is_that_of_the_process_with_all_neighbours(x64):
+    """The ELBO at its best sites, and its gradient by the divergence at fixed q."""
+    x, f = regression(24)
+    data = Data.merged(x, (f > 0.5) * 1.0)
+    likelihood = gp.Bernoulli()
+    parts = jax.tree.map(jnp.asarray, (gp.Matern(1.0, 2.0), gp.ConstantMean(0.2)))
+    start = start_sites(likelihood, data)
+
+    @jax.jit
+    def both(prior, kernel, mean):
+        at = lambda kernel, mean: (
+            evidence(Model(kernel, mean, likelihood), prior, data, start, tolerance=1e-12).elbo
+        )
+        return jax.value_and_grad(at, (0, 1))(kernel, mean)
+
+    sparse = SICPrior.of(*parts, data.x, num_neighbors=23, latent=True)
+    found, truth = (both(prior, *parts) for prior in (sparse, DensePrior(*parts, data.x)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, truth)
+
+
+def test_several_latents_share_a_graph(x64):
+    x, _ = regression(30)
+    kernels = gp.Matern(jnp.asarray([0.8, 2.0]), jnp.asarray([1.0, 0.5]))
+    means = gp.ConstantMean(jnp.asarray([0.3, -1.0]))
+    first = jax.tree.map(lambda leaf: leaf[0], (kernels, means))
+    sites = gp.Sites(*(jax.random.uniform(jax.random.key(i), (30, 2)) for i in (1, 2)))
+    condition = jax.jit(lambda prior, sites: prior.condition(sites))
+    found = []
+    for prior in (SICPrior.of(*first, x, num_neighbors=29), DensePrior(*first, jnp.asarray(x))):
+        both = IndependentPrior(prior).with_functions(kernels, means)
+        q = condition(both, sites)
+        mean, variance = both.predict(q, jnp.asarray(x[:4] + 0.1))
+        found.append((q.mean, q.variance, q.kl, mean, variance))
+        if isinstance(prior, SICPrior):
+            np.testing.assert_allclose(both.divergence(q), q.kl, rtol=1e-9)
+        assert both.cautions(q) == []
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *found)
+    rough = IndependentPrior(SICPrior.of(*first, x, num_neighbors=2))
+    rough = rough.with_functions(kernels, means)
+    assert "Twice the neighbours" in rough.cautions(condition(rough, sites))[0]
 
 
 @pytest.mark.slow

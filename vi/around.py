@@ -79,6 +79,10 @@ class AroundRun:
         polish = self._trainer(solve).initial()
         return AroundState(self.first is None, solve, polish, math.nan, int(Status.RUNNING))
 
+    def begun(self, state: AroundState) -> tuple[Any, Any]:
+        """The search that it began with, None where the Gaussian was given, and its state."""
+        return self.first, state.solve
+
     def _gaussian(self, solve: Any) -> Gaussian:
         return self.given if self.first is None else self.first.result(solve)
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -97,7 +98,7 @@ def _resume(run: Run, options: LoopOptions) -> tuple[Any, "_Saver"]:
     state = run.initial()
     if options.checkpoint is None or not pathlib.Path(options.checkpoint).exists():
         return state, saver
-    state, meta = storage.load_like(options.checkpoint, state)
+    state, meta = _last_whole(options.checkpoint, state)
     if meta != saver.fingerprint:
         differ = sorted(
             k for k in {*meta, *saver.fingerprint} if meta.get(k) != saver.fingerprint.get(k)
@@ -109,8 +110,23 @@ def _resume(run: Run, options: LoopOptions) -> tuple[Any, "_Saver"]:
     return state, saver
 
 
+def _last_whole(path: str | os.PathLike, like: Any) -> tuple[Any, dict]:
+    """The state in a checkpoint, or in the one before it if the last one is damaged."""
+    try:
+        return storage.load_like(path, like)
+    except storage.DamagedFileError as error:
+        before = storage.previous(path)
+        if not before.exists():
+            raise
+        warnings.warn(f"{error} Going on from {before}, the checkpoint before it.", stacklevel=2)
+        return storage.load_like(before, like)
+
+
 class _Saver:
-    """Saves at most so often that saving takes its share of the time."""
+    """Saves at most so often that saving takes its share of the time.
+
+    A checkpoint that cannot be written costs the run nothing: it is said once, and tried again.
+    """
 
     def __init__(self, options: LoopOptions, fingerprint: dict):
         self.path, self.share, self.fingerprint = (
@@ -118,14 +134,23 @@ class _Saver:
             options.checkpoint_share,
             fingerprint,
         )
-        self.spent, self.started = 0.0, time.perf_counter()
+        self.spent, self.started, self.warned = 0.0, time.perf_counter(), False
 
     def save(self, state: Any, *, force: bool) -> None:
         if self.path is None:
             return
         now = time.perf_counter()
         if force or self.spent <= self.share * (now - self.started):
-            storage.save(self.path, state, self.fingerprint)
+            try:
+                storage.save(self.path, state, self.fingerprint)
+            except OSError as error:
+                if not self.warned:
+                    warnings.warn(
+                        f"{self.path}: the checkpoint could not be written ({error}). The run goes "
+                        "on, and the last checkpoint that was written stays; make room.",
+                        stacklevel=2,
+                    )
+                self.warned = True
             self.spent += time.perf_counter() - now
 
 

@@ -86,7 +86,9 @@ def plan(
                 f"{family}, which has nothing to train; leave out objective, estimator, optimizer, "
                 "learning_rate, num_steps and positive, and subsample no plate."
             )
-        first, notes = plan(target, key, FitOptions(init=options.init))
+        first, notes = None, []
+        if family.first is not None:
+            first, notes = plan(target, key, FitOptions(init=options.init, family=family.first))
         return family.run_after(target, key, first), notes
     if hasattr(family, "around"):
         return _around(target, key, options, family)

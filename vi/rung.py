@@ -1,7 +1,7 @@
 """One rung of the ladder: plan a run for one family, run it, and judge what it found."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,9 @@ from vi.clock import Clock
 from vi.errors import NonFiniteTargetError
 from vi.families import Delta, Gaussian, Mixture
 from vi.families.scale import BlockScale, DenseScale, DiagonalScale
-from vi.gaussian.low_rank import LowRankSolver
 from vi.gaussian.solve import Solver, SolveState
 from vi.gaussian.whitening import scale_of
-from vi.loop import LoopOptions, iterate
+from vi.loop import LoopOptions, Run, iterate
 from vi.options import FitOptions
 from vi.plan import plan
 from vi.posterior import Diagnostics, Posterior, diagnose
@@ -32,6 +31,15 @@ _SINGLE = (
     "It ran in 32-bit floats. If the model is ill-conditioned, as one with a Cholesky factor of "
     "a nearly singular matrix is, use 64-bit: jax.config.update('jax_enable_x64', True)."
 )
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A run that begins with another, and goes on from what that one finds."""
+
+    def begun(self, state: Any) -> tuple[Run | None, Any]:
+        """The run it began with, None where its result was given, and that run's state."""
+        ...
 
 
 def fit_family(
@@ -73,16 +81,16 @@ def fit_family(
 
 
 def _search_of(run: Any, state: Any) -> tuple[Any, Any]:
-    """The run, or the one it began with, and its state."""
-    if isinstance(run, LowRankSolver):
-        return run.solver, state.solve
-    return (run.first, state.solve) if hasattr(run, "first") else (run, state)
+    """The run that all began with, and its state."""
+    while isinstance(run, Staged):
+        run, state = run.begun(state)
+    return run, state
 
 
 def _history(state: Any) -> dict[str, np.ndarray]:
     """Steps at the ends of chunks, and the mean ELBO of each."""
-    if getattr(state, "solve", None) == ():
-        return _history(state.polish)
+    if state == ():  # of a search that was not needed
+        return one_run(np.zeros(0, int), np.zeros(0))
     if hasattr(state, "solve") and not hasattr(state, "polish"):
         return _history(state.solve)
     if hasattr(state, "solve"):
@@ -91,7 +99,7 @@ def _history(state: Any) -> dict[str, np.ndarray]:
         return {
             "step": np.append(first["step"], last + then["step"]),
             "elbo": np.append(first["elbo"], then["elbo"]),
-            "run": np.append(first["run"], then["run"] + 1 + max(first["run"], default=0)),
+            "run": np.append(first["run"], then["run"] + 1 + max(first["run"], default=-1)),
         }
     if isinstance(state, SolveState):
         return {"step": state.history_steps, "elbo": state.history, "run": state.history_runs}
@@ -130,6 +138,7 @@ def report(
     else:
         cautions = _cautions(target)
         verdict = judge(found, status, describe(q), _worst(found, target), notes, cautions)
+    gradients += found.num_draws * getattr(q, "gradients_per_draw", 0)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
     return Posterior(target, q, status, verdict, found, history, cost, (), key, about)
@@ -183,7 +192,8 @@ def describe(q: Any) -> str:
         kind = kinds.get(type(q.scale), "low-rank")
         return f"{kind} Gaussian (D = {q.dim})"
     if isinstance(q, Mixture):
-        return f"mixture of {q.num_components} Gaussians (D = {q.dim})"
+        name = getattr(q.components, "title", "Gaussian")
+        return f"mixture of {q.num_components} {name}s (D = {q.dim})"
     name = getattr(q, "title", type(q).__name__)
     return "point" if isinstance(q, Delta) else f"{name} (D = {q.dim})"
 

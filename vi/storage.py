@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import zipfile
 from typing import Any
@@ -14,6 +15,10 @@ import numpy as np
 from vi.errors import CheckpointError
 
 _FORMAT = 1
+
+
+class DamagedFileError(CheckpointError):
+    """A file that `save` did not write, or not to its end."""
 
 
 def save(path: str | os.PathLike, tree: Any, meta: dict) -> None:
@@ -47,8 +52,7 @@ def save(path: str | os.PathLike, tree: Any, meta: dict) -> None:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, _previous(path))
+        _keep(path)
         os.replace(name, path)
     except BaseException:
         pathlib.Path(name).unlink(missing_ok=True)
@@ -60,7 +64,7 @@ def load(path: str | os.PathLike) -> tuple[list, dict]:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      CheckpointError: if the file is not whole or not ours.
+      DamagedFileError: if the file is not whole or not ours.
     """
     path = pathlib.Path(path)
     try:
@@ -70,9 +74,9 @@ def load(path: str | os.PathLike) -> tuple[list, dict]:
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path}: expected a complete file written by kullback; got {error}. Delete it, or "
-            f"rename {_previous(path).name} beside it, if there is one, to its name."
+            f"rename {previous(path).name} beside it, if there is one, to its name."
         ) from error
     return leaves, about["meta"]
 
@@ -93,8 +97,23 @@ def load_like(path: str | os.PathLike, like: Any) -> tuple[Any, dict]:
     return jax.tree.unflatten(structure, leaves), meta
 
 
-def _previous(path: pathlib.Path) -> pathlib.Path:
+def previous(path: str | os.PathLike) -> pathlib.Path:
+    """Where `save` keeps the file that had the name before."""
+    path = pathlib.Path(path)
     return path.with_name(path.name + ".previous")
+
+
+def _keep(path: pathlib.Path) -> None:
+    """Give a file its second name, without a moment in which it has none."""
+    if not path.exists():
+        return
+    kept = path.with_name(path.name + ".kept")
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without links
+        shutil.copy2(path, kept)
+    os.replace(kept, previous(path))
 
 
 def _restore(value: np.ndarray, kind: str) -> Any:

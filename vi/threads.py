@@ -2,9 +2,13 @@
 
 import contextlib
 import functools
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 SMALL = 400  # rows; below, a factorisation on several threads is slower, and on a busy machine much
+
+_LIMIT = threading.Lock()
 
 
 @functools.cache
@@ -26,6 +30,17 @@ def blas_threads(dim: int) -> contextlib.AbstractContextManager:
     Returns:
       The context manager.
     """
-    if dim >= SMALL:
-        return contextlib.nullcontext()
-    return _controller().limit(limits=1, user_api="blas")
+    return contextlib.nullcontext() if dim >= SMALL else _one_thread()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Only one thread sets the process's limit: two would restore what the other has set."""
+    if not _LIMIT.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _LIMIT.release()

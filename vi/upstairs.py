@@ -4,7 +4,18 @@ from typing import Any, Literal
 
 from jaxtyping import Array
 
-FlowName = Literal["neural_spline", "realnvp", "maf", "iaf", "planar", "radial", "sylvester"]
+FlowName = Literal[
+    "neural_spline",
+    "realnvp",
+    "maf",
+    "iaf",
+    "planar",
+    "radial",
+    "sylvester",
+    "block_neural",
+    "residual",
+    "polynomial",
+]
 
 
 def flow(name: FlowName, dim: int, key: Array) -> Any:
@@ -12,6 +23,19 @@ def flow(name: FlowName, dim: int, key: Array) -> Any:
     import flows
 
     return getattr(flows, name)(dim, key=key)
+
+
+def mixflow(num_maps: int, start: Any) -> Any:
+    """The MixFlow of the ladder: three steps of one length, judged by few orbits."""
+    import flows
+
+    steps = {"step_sizes": (0.05, 0.1, 0.2), "num_leapfrogs": (16,)}
+    return flows.mixflow(num_maps, **steps, num_orbits=32, start=start)
+
+
+def is_flow(q: Any) -> bool:
+    """Whether a family is a flow; nothing is imported to find out."""
+    return type(q).__module__ == "flows.flow"
 
 
 def flow_kinds() -> dict[str, type]:

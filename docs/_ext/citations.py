@@ -73,6 +73,20 @@ def bibliography() -> dict[str, str]:
     return out
 
 
+def entry(cited_as: str, titles: dict[str, str]) -> str | None:
+    """The title that a docstring cites, which it may give without the end; None if there is none.
+
+    Args:
+      cited_as: what the docstring says.
+      titles: of `bibliography`.
+    """
+    short = plain(cited_as)
+    if short in titles:
+        return titles[short]
+    longer = [title for full, title in titles.items() if full.startswith(short)]
+    return longer[0] if len(longer) == 1 else None
+
+
 class Citations(SphinxDirective):
     """A table of papers: where each is used, and which of its equations."""
 
@@ -82,11 +96,12 @@ class Citations(SphinxDirective):
         public = _public(self.config.public_packages)
         places: dict[str, list[tuple[str, str]]] = {}
         for citation in cited(self.config.public_packages):
-            if plain(citation.title) not in titles:
+            title = entry(citation.title, titles)
+            if title is None:
                 continue  # `check` has said so
             name = public.get(citation.place)
             link = f"`{name}`" if name else f"``{citation.place}``"
-            places.setdefault(titles[plain(citation.title)], []).append((link, citation.locator))
+            places.setdefault(title, []).append((link, citation.locator))
         rows = [
             [title if number == 0 else "", *place]
             for title in sorted(places)
@@ -110,7 +125,7 @@ def check(app: Sphinx) -> None:
     """Warn of every paper that a docstring cites and the bibliography lacks."""
     titles = bibliography()
     for citation in cited(app.config.public_packages):
-        if plain(citation.title) not in titles:
+        if entry(citation.title, titles) is None:
             logger.warning('references.bib lacks "%s", cited by %s', citation.title, citation.place)
 
 

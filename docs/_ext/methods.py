@@ -69,6 +69,17 @@ def is_sampler(thing: Any) -> bool:
     return where.startswith("samplers.") and callable(thing)
 
 
+def is_kernel(thing: Any) -> bool:
+    """Whether a class or function is from the room of covariance functions."""
+    return getattr(thing, "__module__", "").startswith("gp.kernels")
+
+
+def is_likelihood(thing: Any) -> bool:
+    """Whether a class or function is from the room of likelihoods, and is one."""
+    inside = getattr(thing, "__module__", "").startswith("gp.likelihoods.")
+    return inside and thing.__module__ != "gp.likelihoods.likelihood"
+
+
 def is_optimizer(thing: Any) -> bool:
     """Whether a function says that it returns an optax transformation."""
     if not inspect.isfunction(thing):
@@ -189,6 +200,8 @@ def _made(entry: Any, dim: int) -> str:
     """What an entry that is not a named tuple stands for: a model, or a family at zero."""
     if isinstance(entry, tuple):
         return api.summary(entry[0])
+    if inspect.isfunction(entry) and len(inspect.signature(entry).parameters) > 1:
+        return api.summary(entry)
     try:
         return f"``{entry(jnp.zeros(dim))!r}``"
     except TypeError:

@@ -134,6 +134,7 @@ def conditional_columns(
     inputs: Float[Array, "N D"],
     points: Float[Array, "Q D"],
     sets: Int[Array, "Q M"],
+    nugget: Float[Array, ""] | float = 0.0,
 ) -> tuple[Float[Array, "Q M1"], Float[Array, ""]]:
     r"""Columns of points given their conditioning sets.
 
@@ -142,6 +143,7 @@ def conditional_columns(
       inputs: the points to condition on.
       points: the points conditioned.
       sets: rows of ``inputs``; N and above where there is none.
+      nugget: what is added to all variances.
 
     Returns:
       Columns, shape ``(Q, M + 1)``: the entries of the set, 0 for absent ones, and last the
@@ -160,7 +162,9 @@ def conditional_columns(
     def some(points: Array, sets: Array) -> tuple[Array, Array]:
         members = jnp.concatenate([inputs.at[sets].get(mode="clip"), points[:, None]], axis=1)
         there = jnp.concatenate([sets < size, jnp.ones((len(sets), 1), bool)], axis=1)
-        columns, jitter = inverse_columns(masked_blocks(kernel(members, members), there))
+        blocks = kernel(members, members)
+        blocks = blocks + nugget * jnp.eye(blocks.shape[-1], dtype=blocks.dtype)
+        columns, jitter = inverse_columns(masked_blocks(blocks, there))
         return jnp.where(there, columns, 0), jitter
 
     columns, jitters = in_chunks(some, points, sets, fills=(0, size))

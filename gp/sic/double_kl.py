@@ -58,6 +58,7 @@ class LatentProcess:
       targets: for each position, rows of ``y``; K where there are no more, shape ``(n, t)``.
       pattern: of both factors.
       groups: of nearby positions.
+      nugget: what is added to all variances of the process.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class LatentProcess:
     targets: Int[Array, "n t"]
     pattern: Pattern
     groups: Groups
+    nugget: Float[Array, ""]
 
     @property
     def layout(self) -> Layout:
@@ -129,7 +131,8 @@ def _elbo(q: SparseGaussian, target: LatentProcess, drawn: Array) -> Array:
     near = target.pattern.neighbors.at[members].get(mode="fill", fill_value=n)
     flat = members.reshape(-1)
     points = target.inputs.at[flat].get(mode="clip")
-    u, _ = conditional_columns(model.kernel, target.inputs, points, near.reshape(len(flat), -1))
+    flat_near = near.reshape(len(flat), -1)
+    u, _ = conditional_columns(model.kernel, target.inputs, points, flat_near, target.nugget)
     u = jnp.where(there[..., None], u.reshape(*members.shape, -1), 0)
     sets = jnp.concatenate([near, members[..., None]], axis=-1)
     unit = jnp.zeros_like(u).at[..., -1].set(there)
@@ -179,8 +182,9 @@ def double_kl(
     targets = np.full((n, counts.max()), len(place), np.int32)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     targets[place[by_place], np.arange(len(place)) - first] = by_place
+    nugget = q.factor.nugget
     target = LatentProcess(
-        model, prior.inputs, data.y, jnp.asarray(targets), graph.pattern, prior.groups
+        model, prior.inputs, data.y, jnp.asarray(targets), graph.pattern, prior.groups, nugget
     )
     columns = q.factor.posterior.at[:, -1].apply(jnp.log)
     return target, SparseGaussian(q.mean[graph.order], columns, unconstrained(model, names))
@@ -198,11 +202,12 @@ def free_conditional(prior: SICPrior, target: LatentProcess, q: SparseGaussian) 
       The conditional. There are no sites, so its ``log_normalizer`` is NaN.
     """
     inputs, pattern, posterior = target.inputs, target.pattern, q.factor()
-    columns, jitter = conditional_columns(prior.kernel, inputs, inputs, pattern.neighbors)
+    near, nugget = pattern.neighbors, target.nugget
+    columns, jitter = conditional_columns(prior.kernel, inputs, inputs, near, nugget)
     groups = target.groups.members, target.groups.ancestors
     variances, traces = column_norms(pattern, posterior, columns, *groups)
     shift = q.mean - prior.mean(inputs)
-    sets = jnp.concatenate([pattern.neighbors, jnp.arange(len(inputs))[:, None]], axis=1)
+    sets = jnp.concatenate([near, jnp.arange(len(inputs))[:, None]], axis=1)
     residuals = jnp.sum(columns * gather(shift, sets), axis=1)
     place = prior.graph.position
     zero = jnp.zeros((), shift.dtype)
@@ -211,6 +216,6 @@ def free_conditional(prior: SICPrior, target: LatentProcess, q: SparseGaussian) 
         variance=variances[place],
         kl=jnp.sum(divergence_terms(columns, posterior[:, -1], residuals, traces)),
         log_normalizer=zero * jnp.nan,
-        jitter=jitter * jnp.mean(prior.kernel.diagonal(inputs)),
-        factor=SICFactor(columns, posterior, shift, zero, jnp.asarray(0)),
+        jitter=nugget + jitter * jnp.mean(prior.kernel.diagonal(inputs)),
+        factor=SICFactor(columns, posterior, shift, zero, jnp.asarray(0), nugget, zero + 1, zero),
     )

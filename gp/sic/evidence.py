@@ -10,7 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gp.sic.columns import gather, in_chunks, inverse_columns, masked_blocks
+from gp.sic.columns import gather, inverse_columns, masked_blocks
+from gp.sic.sums import sum_of_chunks
 from gp.sites import Sites
 
 
@@ -56,14 +57,15 @@ def column_evidence(
     rows = jnp.asarray(rows)
     sets = jnp.concatenate([jnp.asarray(neighbors)[rows], rows[:, None]], axis=1)
 
-    def some(sets: Array) -> Array:
-        there = sets < size
-        points, s = inputs.at[sets].get(mode="clip"), gather(root, sets)
-        y = jnp.where(there, gather(linear, sets) - s * mean(points), 0)
+    def some(parts: tuple, points: Array, s: Array, y: Array, there: Array) -> Array:
+        kernel, mean = parts
+        y = jnp.where(there, y - s * mean(points), 0)
         blocks = s[:, :, None] * kernel(points, points) * s[:, None, :]
         blocks = masked_blocks(blocks, there) + jnp.eye(sets.shape[1], dtype=y.dtype)
         columns, _ = inverse_columns(blocks)
         terms = jnp.log(columns[:, -1]) - 0.5 * jnp.sum(columns * y, axis=1) ** 2
-        return jnp.where(there[:, -1], terms, 0)
+        return jnp.sum(jnp.where(there[:, -1], terms, 0))
 
-    return jnp.sum(in_chunks(some, sets, fills=(size,))) * (size / len(rows))
+    parts = inputs.at[sets].get(mode="clip"), gather(root, sets), gather(linear, sets), sets < size
+    total = sum_of_chunks(some, (kernel, mean), parts, (0, 0, 0, False))
+    return total * (size / len(rows))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from gp.sic.prior import NUM_NEIGHBORS, SICPrior
@@ -35,9 +36,17 @@ def sic_prior(
     Returns:
       The prior.
 
+    Raises:
+      ValueError: for counts that are not positive integers.
+
     Complexity:
       As of `SICPrior.of`.
     """
+    for name, value in (("num_neighbors", num_neighbors), ("num_rows", num_rows)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(
+                f"gp.fit: expected {name} of method 'sic' to be an integer >= 1; got {value!r}."
+            )
     if likelihood.conjugate:
         return SICPrior.of(kernel, mean, x, num_neighbors=num_neighbors, num_rows=num_rows)
     return SICPrior.of(

@@ -31,11 +31,12 @@ def marginal_moments(
 ) -> tuple[Float[Array, " q"], Float[Array, " q"]]:
     r"""Means and variances of new points, each given the data alone.
 
-    With c the kriging weights :math:`-U_{J*}/U_{**}` of the neighbours J,
+    With c the kriging weights :math:`-U_{J*}/U_{**}` of the neighbours J, and the nugget δ, if one
+    was needed, taken out again,
 
     .. math::
 
-       m_* = μ_* + c^T (ν_J - μ_J), \qquad v_* = U_{**}^{-2} + \|V^{-1} c\|^2 .
+       m_* = μ_* + c^T (ν_J - μ_J), \qquad v_* = U_{**}^{-2} - δ + \|V^{-1} c\|^2 .
 
     Args:
       known: the posterior.
@@ -49,7 +50,8 @@ def marginal_moments(
     Complexity:
       O(q w³ + q P²) time, O(q w) memory.
     """
-    columns, _ = conditional_columns(known.kernel, known.inputs, x_new, near)
+    nugget = known.factor.nugget
+    columns, _ = conditional_columns(known.kernel, known.inputs, x_new, near, nugget)
     weights = -columns[:, :-1] / columns[:, -1:]
     mean = known.mean(x_new) + jnp.sum(weights * gather(known.factor.shift, near), axis=1)
     sets = near.at[groups.members].get(mode="fill", fill_value=known.pattern.size)
@@ -57,14 +59,15 @@ def marginal_moments(
     posterior = functools.partial(gather, known.factor.posterior)
     norms = half_norms(known.pattern, posterior, groups.ancestors, sets, values)
     spread = jnp.zeros_like(mean).at[groups.members].set(norms, mode="drop")
-    return mean, columns[:, -1] ** -2 + spread
+    return mean, jnp.maximum(columns[:, -1] ** -2 - nugget, 0) + spread
 
 
 def _joint(known: Known, x_new: Array, pattern: Pattern) -> tuple[Array, Array, Array]:
     """Columns of the factor of data and new points, V^T (ν - μ), and the mean at new points."""
     n, old = len(known.inputs), known.factor.posterior
     inputs = jnp.concatenate([known.inputs, x_new])
-    new, _ = conditional_columns(known.kernel, inputs, x_new, pattern.neighbors[n:])
+    near, nugget = pattern.neighbors[n:], known.factor.nugget
+    new, _ = conditional_columns(known.kernel, inputs, x_new, near, nugget)
     gap = new.shape[1] - old.shape[1]  # more neighbours, where the graph is that of the process
     old = jnp.concatenate([old[:, :-1], jnp.zeros((n, gap), old.dtype), old[:, -1:]], axis=1)
     white = transposed_product(known.pattern, known.factor.posterior, known.factor.shift)
@@ -100,7 +103,8 @@ def joint_moments(
     shift = solve_transposed(pattern, columns, white)[n:]
     ends = jnp.concatenate([jnp.zeros((n, count), mu.dtype), jnp.eye(count, dtype=mu.dtype)])
     half = solve(pattern, columns, ends[:, place])
-    return (mu + shift)[place], half.T @ half
+    own = known.factor.nugget * jnp.eye(count, dtype=mu.dtype)
+    return (mu + shift)[place], half.T @ half - own
 
 
 @quick_jit

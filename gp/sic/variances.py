@@ -86,13 +86,32 @@ def column_norms(
     Complexity:
       As of `half_norms`, for S = 2 s.
     """
-    n, members = pattern.size, jnp.asarray(members)
-    near = jnp.asarray(pattern.neighbors).at[members].get(mode="fill", fill_value=n)
-    sets = jnp.concatenate([near, members[..., None]], axis=-1)
-    u = gather(prior, members)
+    sets, u = _columns_of(pattern, prior, members)
     unit = jnp.zeros_like(u).at[..., -1].set(1)
     both = jnp.concatenate([sets, sets], 1), jnp.concatenate([unit, u], 1)
     norms = half_norms(pattern, functools.partial(gather, columns), ancestors, *both)
     variances, traces = jnp.split(norms, 2, axis=1)
-    put = lambda values: jnp.zeros(n, values.dtype).at[members].set(values, mode="drop")
-    return put(variances), put(traces)
+    return _placed(pattern, members, variances), _placed(pattern, members, traces)
+
+
+def traces_of(
+    pattern: Pattern,
+    columns: Float[Array, "n m1"],
+    prior: Float[Array, "n m1"],
+    members: Int[Array, "g s"],
+    ancestors: Int[Array, "g P"],
+) -> Float[Array, " n"]:
+    """The traces alone, at half the cost; see `column_norms`."""
+    sets, u = _columns_of(pattern, prior, members)
+    norms = half_norms(pattern, functools.partial(gather, columns), ancestors, sets, u)
+    return _placed(pattern, members, norms)
+
+
+def _columns_of(pattern: Pattern, prior: Array, members: Array) -> tuple[Array, Array]:
+    """Positions of the entries of the members' columns of U, and the entries."""
+    near = jnp.asarray(pattern.neighbors).at[members].get(mode="fill", fill_value=pattern.size)
+    return jnp.concatenate([near, members[..., None]], axis=-1), gather(prior, members)
+
+
+def _placed(pattern: Pattern, members: Array, values: Array) -> Array:
+    return jnp.zeros(pattern.size, values.dtype).at[members].set(values, mode="drop")

@@ -64,6 +64,10 @@ class LowRankSolver:
         estimator = elbo(num_particles=PARTICLES, estimator=StickingTheLanding())
         return StochasticRun(whitened, start, self.key, estimator, _ADAM, None, PARTICLES)
 
+    def begun(self, state: Any) -> tuple[Solver, Any]:
+        """The search that it began with, and its state."""
+        return self.solver, state.solve
+
     def initial(self) -> LowRankState:
         """The state before the first chunk."""
         solve = self.solver.initial()

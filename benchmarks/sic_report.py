@@ -1,0 +1,86 @@
+"""The page of docs that `benchmarks.sic` writes."""
+
+import json
+import os
+import platform
+
+import jax
+
+HEADER = """# Gaussian processes by sparse inverse Cholesky factors
+
+Written by `python -m benchmarks.sic` on {machine}, {cores} cores, Python {python}, jax {jax}.
+CPU seconds of one process on one thread, in 64-bit floats; the machine ran other work beside it, so
+that they are good to about a fifth. `first call` has the compilation in it.
+"""
+
+SECTIONS = {
+    "fields": """## Fit and predict
+
+Matérn-3/2 with a length scale for each coordinate, 30 neighbours, hyperparameters trained by each
+from its own start. `terrain`: 5,000 heights of matplotlib's elevation grid, 2,000 left out. `draw`:
+5,000 points of a draw with noise, 1,000 left out. `labels`, `counts`: 20,000 labels, and Poisson
+counts, 5,000 left out. NLPD is minus the mean log density of what was left out, in nats; `local` is
+that of `predict(method="local")`. GPBoost is Vecchia's approximation with Laplace's.
+""",
+    "full": """## 110,000 heights
+
+28,000 predictions, with hyperparameters from 5,000 of the points; `first call` again.
+""",
+    "million": """## A million points
+
+From the order to the posterior mean, m = 20, compilation included.
+""",
+    "dense": """## Labels beside the dense process
+
+The best ELBO at fixed hyperparameters, 1,000 points.
+""",
+    "objective": """## A step of the minibatch objective
+
+Value and gradient of `gp.sic.DoubleKL` on 8 groups of 16 points, without compilation. The work is
+that of the groups and their ancestors, whose number grows with the logarithm of the number of
+points; the gradient is an array of the size of q, and filling it is what grows beyond 10,000.
+""",
+    "dimensions": """## Which in how many dimensions
+
+Nats a new datum that predictions lose against the exact process, at the true hyperparameters:
+3,000 points in the unit box, Matérn-3/2 of length scale √D / 2 and variance one. `gap` is
+`gp.sic.neighbor_gap` at a third of the noise, which the verdict judges: 0.01 is its limit.
+""",
+}
+
+
+def table(rows):
+    """Markdown."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    shown = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(shown(row.get(key, "")) for key in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(out, found):
+    """Add rows to gp.json under ``out``, and make gp.md of all that is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "gp.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known |= found
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    fields = [
+        row for name in ("terrain", "draw", "labels", "counts") for row in known.get(name, [])
+    ]
+    fields += known.get("peers", [])
+    fields.sort(key=lambda row: (row["field"], row["who"]))
+    parts = [
+        HEADER.format(
+            machine=platform.machine(),
+            cores=os.cpu_count(),
+            python=platform.python_version(),
+            jax=jax.__version__,
+        )
+    ]
+    for name, text in SECTIONS.items():
+        rows = fields if name == "fields" else known.get(name, [])
+        if rows:
+            parts.append(f"{text}\n{table(rows)}")
+    (out / "gp.md").write_text("\n".join(parts))

@@ -1,0 +1,103 @@
+"""The algebra of whitened inducing variables: bases, features, and sums over data in chunks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+from gp.cholesky import safe_cholesky
+
+CHUNK = 4096  # data at once
+
+
+class Basis(NamedTuple):
+    """The Cholesky factor L of the inducing covariance, u = L v, and the jitter in it."""
+
+    tril: Float[Array, "M M"]
+    jitter: Float[Array, ""]
+
+
+def basis(kernel: Any, z: Float[Array, "M D"]) -> Basis:
+    """The factor of the kernel's matrix with the least jitter that helps; differentiable."""
+    matrix = kernel(z, z)
+    scale = jnp.mean(jnp.diagonal(matrix))
+    added = jnp.broadcast_to(scale, z.shape[:1])
+    _, jitter = safe_cholesky(jax.lax.stop_gradient(matrix), jax.lax.stop_gradient(added))
+    jitter = jax.lax.stop_gradient(jitter)
+    return Basis(jnp.linalg.cholesky(matrix + jnp.diag(jitter * added)), jitter * scale)
+
+
+def features(kernel: Any, z: Array, tril: Array, x: Float[Array, "B D"]) -> Float[Array, "M B"]:
+    """A = L⁻¹ k(z, x): covariances of the whitened variables with the function at x."""
+    return solve_triangular(tril, kernel(z, x), lower=True)
+
+
+def summed(function: Callable, *arrays: Float[Array, "N ..."]) -> Any:
+    """The sum of a function over chunks of rows; its derivative computes each chunk again.
+
+    Args:
+      function: of chunks and a mask of rows that are there, to a pytree of sums.
+      *arrays: with equally many rows.
+    """
+    count = len(arrays[0])
+    if count <= CHUNK:
+        return function(*arrays, jnp.ones(count, bool))
+    chunks, there = _cut(arrays)
+
+    def step(total: Any, some: tuple) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*some)), None
+
+    like = jax.eval_shape(function, *(a[0] for a in chunks), there[0])
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    return jax.lax.scan(jax.checkpoint(step), start, (*chunks, there))[0]
+
+
+def mapped(function: Callable, x: Float[Array, "N ..."]) -> Any:
+    """A function of rows, chunk by chunk; results have a first axis of rows."""
+    if len(x) <= CHUNK:
+        return function(x)
+    (cut,), _ = _cut((x,))
+    found = jax.lax.map(function, cut)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], found)
+
+
+def _cut(arrays: tuple) -> tuple[tuple, Array]:
+    """Arrays as chunks, the last filled up with zeros, and which rows are there."""
+    count = len(arrays[0])
+    spare = -count % CHUNK
+    filled = lambda a: jnp.concatenate([a, jnp.zeros((spare, *a.shape[1:]), a.dtype)])
+    cut = lambda a: filled(a).reshape(-1, CHUNK, *a.shape[1:])
+    return tuple(map(cut, arrays)), (jnp.arange(count + spare) < count).reshape(-1, CHUNK)
+
+
+class Whitened(NamedTuple):
+    r"""q(v) = N(m, S) of whitened variables, with :math:`S^{-1} = C C^T`."""
+
+    mean: Float[Array, " M"]
+    inverse: Float[Array, "M M"]  # C⁻¹
+
+    @property
+    def half_log_det(self) -> Float[Array, ""]:
+        """Half of log |S⁻¹|."""
+        return -jnp.sum(jnp.log(jnp.diagonal(self.inverse)))
+
+    @property
+    def kl(self) -> Float[Array, ""]:
+        """KL(q ‖ N(0, I)), nats."""
+        square = jnp.sum(self.inverse**2) + jnp.sum(self.mean**2) - len(self.mean)
+        return 0.5 * square + self.half_log_det
+
+    def marginals(self, a: Float[Array, "M B"], variances: Array) -> tuple[Array, Array]:
+        """Means, less the mean function, and variances of the function with features a."""
+        rest = variances - jnp.sum(a**2, 0) + jnp.sum((self.inverse @ a) ** 2, 0)
+        return self.mean @ a, jnp.maximum(rest, 0.0)
+
+
+def whitened(linear: Float[Array, " M"], precision: Float[Array, "M M"]) -> Whitened:
+    """q(v) of the natural parameters :math:`S^{-1} m` and :math:`S^{-1}`; differentiable."""
+    tril = jnp.linalg.cholesky(precision)
+    inverse = solve_triangular(tril, jnp.eye(len(linear), dtype=linear.dtype), lower=True)
+    return Whitened(inverse.T @ (inverse @ linear), inverse)
