@@ -42,11 +42,15 @@ def online_conformal(scale: float | Array, *, alpha: float | Array = 0.1) -> Onl
     the longer the more often two divides its time; each follows the pinball loss of its residuals
     by gradient steps
 
+<<<<<<< HEAD
     .. math:: s \leftarrow \max(0, s - \tfrac{D}{\sqrt 3}\, ∂ℓ / \sqrt{\textstyle\sum ∂ℓ^2}),
+=======
+    .. math:: s \leftarrow \max\big(0, s - \tfrac{D}{\sqrt 3}\, ∂ℓ / \sqrt{\Sigma\, ∂ℓ^2}\big),
+>>>>>>> samp8
 
     and they are mixed by what they would have won over the mixture, by coin betting.
 
-    Long steps of young experts make the radius noisy, and the coverage a little high: on 40,000
+    Long steps of young experts make the radius noisy and the coverage a little high: on 40,000
     normal residuals it was 0.905, 0.722 and 0.538 for α = 0.1, 0.3 and 0.5, with a scale of 3
     standard deviations; on a stream of scales 1, 5, 1 it was 0.915, 0.899 and 0.896 for a scale of
     15, 7 and 4.

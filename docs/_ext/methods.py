@@ -1,8 +1,7 @@
 """Tables of methods, made from the packages and from the registry of the contract tests.
 
-``{methods} objectives`` (estimators, families, flows, samplers, distances) lists what packages
-export, as
-``{optimizers}`` of `optimizers` does for those;
+``{methods} objectives`` (estimators, families, flows, samplers, distances, kernels, likelihoods)
+lists what the packages export, as ``{optimizers}`` of `optimizers` does for those;
 ``{contracts}`` lists what ``tests/contracts.py`` registers, every table of it; ``{matrix}`` shows
 the combinations of objective, estimator and site that ``tests/matrix.py`` registers.
 """
@@ -95,6 +94,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "flows": is_flow,
     "distances": is_distance,
     "samplers": is_sampler,
+    "kernels": is_kernel,
+    "likelihoods": is_likelihood,
 }
 
 
