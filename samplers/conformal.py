@@ -42,11 +42,7 @@ def online_conformal(scale: float | Array, *, alpha: float | Array = 0.1) -> Onl
     the longer the more often two divides its time; each follows the pinball loss of its residuals
     by gradient steps
 
-<<<<<<< HEAD
-    .. math:: s \leftarrow \max(0, s - \tfrac{D}{\sqrt 3}\, ∂ℓ / \sqrt{\textstyle\sum ∂ℓ^2}),
-=======
     .. math:: s \leftarrow \max\big(0, s - \tfrac{D}{\sqrt 3}\, ∂ℓ / \sqrt{\Sigma\, ∂ℓ^2}\big),
->>>>>>> samp8
 
     and they are mixed by what they would have won over the mixture, by coin betting.
 
