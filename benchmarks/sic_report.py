@@ -10,7 +10,8 @@ HEADER = """# Gaussian processes by sparse inverse Cholesky factors
 
 Written by `python -m benchmarks.sic` on {machine}, {cores} cores, Python {python}, jax {jax}.
 CPU seconds of one process on one thread, in 64-bit floats; the machine ran other work beside it, so
-that they are good to about a fifth. `first call` has the compilation in it.
+that they are good to about a fifth. `first call` has the compilation in it, if none of the same
+shapes came before in the process: `draw` finds the code of `terrain`.
 """
 
 SECTIONS = {
