@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-verdicts clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -15,6 +15,7 @@ examples: demo ## every example
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 	$(BIN)/python examples/elevation.py --out $(OUT)
+	$(BIN)/python examples/flow_posterior.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about ten minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -38,6 +39,9 @@ bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes d
 
 bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
 	$(BIN)/python -m benchmarks.programs
+
+bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
+	$(BIN)/python -m benchmarks.flows
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)

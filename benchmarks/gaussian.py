@@ -102,7 +102,7 @@ def numpyro_adam(model, kwargs, seed):
     return {"cold": cold}, sampler
 
 
-def judge(name: str, sampler) -> dict:
+def judge(name: str, sampler, draws: int = DRAWS) -> dict:
     """ELBO, k-hat and errors of moments, from NumPyro's density of the model and ArviZ's PSIS."""
     import warnings
 
@@ -120,17 +120,17 @@ def judge(name: str, sampler) -> dict:
     info = initialize_model(
         jax.random.key(0), model, model_kwargs=kwargs, init_strategy=init_to_uniform
     )
-    values, log_q = sampler(jax.random.key(4321), DRAWS)
+    values, log_q = sampler(jax.random.key(4321), draws)
     values = {site: values[site] for site in info.param_info.z}
     evaluate = jax.vmap(lambda z: (-info.potential_fn(z), info.postprocess_fn(z)))
     log_p, sites = jax.jit(evaluate)(values)
     ratios = np.asarray(log_p, float) - np.asarray(log_q, float)
     known = reference(name)
-    draws = np.stack([_column(sites, scalar) for scalar in known.names], 1)
-    mean, sd = draws.mean(0), draws.std(0, ddof=1)
+    x = np.stack([_column(sites, scalar) for scalar in known.names], 1)
+    mean, sd = x.mean(0), x.std(0, ddof=1)
     return {
         "elbo": float(ratios.mean()),
-        "elbo_sem": float(ratios.std() / np.sqrt(DRAWS)),
+        "elbo_sem": float(ratios.std() / np.sqrt(draws)),
         "khat": float(arviz.psislw(ratios.copy())[1]),
         "mean_error": float(np.max(np.abs(mean - known.mean) / known.sd)),
         "sd_error": float(np.max(np.abs(sd / known.sd - 1))),

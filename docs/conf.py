@@ -73,6 +73,7 @@ public_packages = [
     "gp.state_space",
     "samplers",
     "samplers.particles",
+    "samplers.filters",
     "optim",
 ]
 autosummary_generate = True

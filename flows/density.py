@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from flows.flow import Flow
+from flows.layer import stop
 from optim import clip_by_ema_norm
 from vi.compile import quick_jit
 from vi.families import Gaussian
@@ -39,6 +40,7 @@ def fit_density(
     *,
     key: Array,
     context: Float[Array, "N C"] | None = None,
+    scores: Float[Array, "N D"] | None = None,
     num_steps: int = 5000,
     batch_size: int = 256,
     learning_rate: float = 5e-3,
@@ -55,11 +57,20 @@ def fit_density(
     Gaussian among the candidates, and the run ends early when ``patience`` looks in a row have
     found no better one.
 
+    Where the rows are draws of a density that is known up to a constant, as from a sampler, its
+    gradients there make the path gradient possible, which is free of noise where the flow is
+    exact:
+
+    .. math:: \nabla_φ E_p[-\log q_φ(x)] = E_p\big[(\partial_φ T_φ(z))^T
+        (\nabla_x \log q_φ - \nabla_x \log p)(x)\big], \quad z = T_φ^{-1}(x)
+
     Args:
       flow: made by a factory such as `flows.maf`, whose density costs one pass.
       data: N rows, floating.
       key: a key; draws the rows held out and the minibatches.
       context: of each row, for a flow with ``context_dim``.
+      scores: :math:`\nabla_x \log p` at each row, shape ``(N, D)``; the rows must be draws of p.
+        For flows with both directions cheap, as `flows.neural_spline` and `flows.realnvp`.
       num_steps: at most.
       batch_size: rows of a step, drawn with replacement.
       learning_rate: at first.
@@ -86,7 +97,8 @@ def fit_density(
       True
 
     Reference: Papamakarios, Pavlakou and Murray (2017), "Masked autoregressive flow for density
-    estimation", section 4.
+    estimation", section 4; for the path gradient Vaitl, Winkler, Richter and Kessel (2024), "Fast
+    and unified path gradient estimators for normalizing flows", section 5.
     """
     rows = np.asarray(data)
     if rows.ndim != 2 or rows.shape[1] != flow.size or not np.isfinite(rows).all():
@@ -101,14 +113,19 @@ def fit_density(
             f"of {len(rows)}. Choose held_out between 0 and 1, or use more data."
         )
     order = host_generator(key, 12).permutation(len(rows))
-    given = None if context is None else np.asarray(context)
-    pick = lambda index: (rows[index], None if given is None else given[index])
+    known = tuple(None if x is None else np.asarray(x) for x in (context, scores))
+    if known[1] is not None and known[1].shape != rows.shape:
+        raise ValueError(
+            f"fit_density: expected a score for each row, shape {rows.shape}; got shape "
+            f"{known[1].shape}. Give jax.vmap(jax.grad(log_density))(data)."
+        )
+    pick = lambda index: (rows[index], *(None if x is None else x[index] for x in known))
     test, train = pick(order[:count]), pick(order[count:])
     q = flow.around(_gaussian(train[0]))
     train, test = jax.tree.map(lambda x: jnp.asarray(x, q.dtype), (train, test))
     init, advance = _compiled(num_steps, learning_rate, batch_size)
     state = init(q.layers)
-    look = lambda layers: float(_held_out(_with(q, layers), *test))
+    look = lambda layers: float(_held_out(_with(q, layers), *test[:2]))
     best, best_layers = look(q.layers), q.layers
     gaussian, history, layers, step, waited = best, [], q.layers, 0, 0
     while step < num_steps and waited < patience:
@@ -141,6 +158,19 @@ def _log_likelihood(q: Flow, rows: Array, context: Array | None) -> Array:
     return jnp.mean((q if context is None else q.given(context)).log_prob(rows))
 
 
+def path_loss(
+    q: Flow, rows: Float[Array, "B D"], scores: Float[Array, "B D"], context: Array | None
+) -> Float[Array, ""]:
+    """A function whose gradient is the path gradient of minus the mean log likelihood.
+
+    Its value means nothing.
+    """
+    q = q if context is None else q.given(context)
+    noise, _ = stop(q).inverse_and_log_det(rows)
+    x, _, score = q.draw_and_score(stop(noise))
+    return jnp.mean(jnp.sum(x * stop(score - scores), axis=-1))
+
+
 _held_out = quick_jit(_log_likelihood)
 
 
@@ -153,13 +183,18 @@ def _compiled(num_steps: int, learning_rate: float, batch_size: int) -> tuple[An
     def chunk(
         key: Array, first: Array, layers: Any, state: Any, q: Flow, train: tuple
     ) -> tuple[Any, Any]:
-        rows, context = train
+        rows, context, scores = train
 
         def step(carry: tuple, t: Array) -> tuple[tuple, None]:
             layers, state = carry
             chosen = jax.random.randint(jax.random.fold_in(key, t), (batch_size,), 0, len(rows))
             given = None if context is None else context[chosen]
-            loss = lambda layers: -_log_likelihood(_with(q, layers), rows[chosen], given)
+
+            def loss(layers: Any) -> Array:
+                if scores is None:
+                    return -_log_likelihood(_with(q, layers), rows[chosen], given)
+                return path_loss(_with(q, layers), rows[chosen], scores[chosen], given)
+
             updates, new_state = optimizer.update(jax.grad(loss)(layers), state, layers)
             new = optax.apply_updates(layers, updates), new_state
             finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(new[0])]

@@ -38,6 +38,7 @@ class MixFlowPlan:
     num_leapfrogs: tuple[int, ...]
     momentum: Momentum
     start: Any = None
+    num_orbits: int | None = None
 
     @property
     def first(self) -> Any:
@@ -49,15 +50,22 @@ class MixFlowPlan:
         """The run that makes it, after ``first``, which finds the start; None if it is given."""
         return MixFlowRun(target, key, first, self)
 
-    def gradients_in_all(self, num_draws: int) -> int:
+    def per_orbit(self) -> int:
+        """Gradients that the grid takes for one orbit of each of its maps."""
+        leaps = len(self.step_sizes) * sum(n + 1 for n in self.num_leapfrogs)
+        return 3 * (self.num_maps - 1) * leaps
+
+    def orbits(self, target: Target) -> int:
+        """How many orbits each map of the grid is judged by: by their cost, if not given."""
+        if self.num_orbits is not None:
+            return self.num_orbits
+        operations = 3 * target.operations * max(self.per_orbit(), 1)
+        return min(max(int(_OPERATIONS / operations), _FEWEST), _MOST)
+
+    def gradients(self, num_draws: int) -> int:
         """Gradients of the smallest grid and of so many draws of the longest of its maps."""
         longest = (self.num_maps - 1) * (max(self.num_leapfrogs) + 1)
-        return self.gradients() + longest * num_draws
-
-    def gradients(self, num_orbits: int = _FEWEST) -> int:
-        """Gradients that the grid takes with so many orbits for each of its maps."""
-        leaps = len(self.step_sizes) * sum(n + 1 for n in self.num_leapfrogs)
-        return 3 * (self.num_maps - 1) * leaps * num_orbits
+        return self.per_orbit() * (self.num_orbits or _FEWEST) + longest * num_draws
 
 
 def mixflow(
@@ -67,6 +75,7 @@ def mixflow(
     num_leapfrogs: tuple[int, ...] = (16, 64),
     momentum: Momentum = "normal",
     start: str | Gaussian | Flow | Callable[[int], Flow] | None = None,
+    num_orbits: int | None = None,
 ) -> MixFlowPlan:
     """A MixFlow around the best Gaussian, or around a flow, as a family for `vi.fit`.
 
@@ -85,6 +94,7 @@ def mixflow(
         fitted first; a Gaussian, or a flow that was fitted (``posterior.q``), is taken as it is.
         The best full-rank Gaussian if not given. With a flow every gradient is also one of the
         flow.
+      num_orbits: by which each map of the grid is judged; 32 to 256 by their cost if not given.
 
     Returns:
       The plan, for ``vi.fit(model, ..., family=flows.mixflow())``.
@@ -105,16 +115,18 @@ def mixflow(
       >>> q.num_maps, float(q.map.step_size) == float(jnp.float32(0.1))
       (8, True)
     """
-    grid = [num_maps, *step_sizes, *num_leapfrogs]
+    grid = [num_maps, *step_sizes, *num_leapfrogs, 1 if num_orbits is None else num_orbits]
     if not (step_sizes and num_leapfrogs and min(grid) > 0):
         raise ValueError(
             f"mixflow: expected a positive num_maps, and at least one step size and number of "
-            f"leapfrog steps, all positive; got {num_maps}, {step_sizes}, {num_leapfrogs}."
+            f"leapfrog steps, all positive; got {num_maps}, {step_sizes}, {num_leapfrogs}, "
+            f"{num_orbits} orbits."
         )
     if momentum not in ("normal", "laplace"):
         raise ValueError(f"mixflow: expected momentum 'normal' or 'laplace'; got {momentum!r}.")
     _check_start(start)
-    return MixFlowPlan(num_maps, tuple(step_sizes), tuple(num_leapfrogs), momentum, start)
+    steps, lengths = tuple(step_sizes), tuple(num_leapfrogs)
+    return MixFlowPlan(num_maps, steps, lengths, momentum, start, num_orbits)
 
 
 def _check_start(start: Any) -> None:
@@ -163,10 +175,8 @@ class MixFlowRun:
         pairs = [(e, n) for n in plan.num_leapfrogs for e in plan.step_sizes]
         self.step_sizes = np.array([e for e, _ in pairs], target.layout.dtype)
         self.num_leapfrogs = np.array([n for _, n in pairs], np.int32)
-        per_orbit = plan.gradients(1)
-        affordable = int(_OPERATIONS / (3 * target.operations * max(per_orbit, 1)))
-        self.num_orbits = min(max(affordable, _FEWEST), _MOST)
-        self.cost = per_orbit * self.num_orbits
+        self.num_orbits = plan.orbits(target)
+        self.cost = plan.per_orbit() * self.num_orbits
 
     def initial(self) -> MixFlowState:
         """The state before the first chunk."""

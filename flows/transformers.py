@@ -1,6 +1,6 @@
 r"""Transformers: increasing maps of one number whose parameters a conditioner gives.
 
-With all parameters zero each is the identity. They build distrax's own scalar bijectors.
+With all parameters zero each is the identity. They build scalar bijectors of distrax.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,9 @@ class Spline:
     def bijector(self, params: Float[Array, "*S P"]) -> "distrax.Bijector":
         """The map as a scalar `distrax.Bijector`."""
         distrax = load_distrax()
-        spline = distrax.RationalQuadraticSpline(
-            params[..., 2:],
-            -self.bound,
-            self.bound,
-            min_bin_size=MIN_BIN * self.bound,
-            min_knot_slope=MIN_SLOPE,
-        )
+        from flows.spline_bijector import SplineBijector
+
+        spline = SplineBijector(params[..., 2:], self.bound, MIN_BIN * self.bound, MIN_SLOPE)
         return distrax.Chain([Affine(self.limit).bijector(params[..., :2]), spline])
 
 

@@ -6,6 +6,10 @@ from gp.fitting import (
 from gp.inducing.minibatch import (
     Minibatches,
 )
+from gp.inducing.stream import (
+    Stream,
+    stream,
+)
 from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
@@ -25,6 +29,10 @@ from gp.kernels import (
     from_gpjax,
     from_tinygp,
     pointwise,
+)
+from gp.latent import (
+    latent,
+    latent_at,
 )
 from gp.likelihoods import (
     Bernoulli,
@@ -97,6 +105,7 @@ __all__ = [
     "Scaled",
     "Sites",
     "SquaredExponential",
+    "Stream",
     "StudentT",
     "Sum",
     "Zero",
@@ -105,7 +114,10 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "latent",
+    "latent_at",
     "load",
     "ordinal",
     "pointwise",
+    "stream",
 ]

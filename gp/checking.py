@@ -74,7 +74,8 @@ def check(
     Complexity:
       1000 joint draws.
     """
-    centre, variance, loo = leave_one_out(likelihood, q, data)
+    rest = prior.unexplained(q) if hasattr(prior, "unexplained") else 0.0
+    centre, variance, loo = leave_one_out(likelihood, q, data, rest)
     loo = np.asarray(loo, float)
     if likelihood.conjugate:
         noise = np.asarray(likelihood.predict(centre, variance)[1])

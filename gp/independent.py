@@ -118,6 +118,12 @@ class IndependentPrior:
         verb = lambda prior, key, one: prior.sample(key, one, x_new, num_samples)
         return jnp.moveaxis(self.each(verb, (0, 0), keys, conditional.factor), 0, -1)
 
+    def unexplained(self, conditional: Conditional) -> Array:
+        """Parts of the variances that no site acts on, ``(N, L)``."""
+        if not hasattr(self.prior, "unexplained"):
+            return jnp.zeros_like(conditional.variance)
+        return self.prior.unexplained(conditional.factor).T
+
     @property
     def sample_projected(self) -> Callable | None:
         """Of the priors, if they have it; see `gp.inducing.InducingPrior`."""

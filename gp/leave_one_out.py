@@ -11,7 +11,9 @@ from vi.compile import quick_jit
 
 
 @quick_jit
-def leave_one_out(likelihood: Any, q: Conditional, data: Data) -> tuple[Array, Array, Array]:
+def leave_one_out(
+    likelihood: Any, q: Conditional, data: Data, rest: Array | float = 0.0
+) -> tuple[Array, Array, Array]:
     r"""The law of each latent value without its own target, and the target's log density there.
 
     .. math:: q_{-i}(f_i) \propto q(f_i) / t_i(f_i)
@@ -22,6 +24,7 @@ def leave_one_out(likelihood: Any, q: Conditional, data: Data) -> tuple[Array, A
       likelihood: the likelihood.
       q: the posterior.
       data: targets.
+      rest: the part of each variance that no site acts on: what inducing inputs leave out.
 
     Returns:
       Means and variances without the target, shape ``(K,)`` or ``(K, L)``, and log predictive
@@ -36,8 +39,10 @@ def leave_one_out(likelihood: Any, q: Conditional, data: Data) -> tuple[Array, A
     mean, variance = q.mean[data.index], q.variance[data.index]
     found = expectations(likelihood, q.mean, q.variance, data)
     curvature = jnp.maximum(found.curvature, 0.0)
+    rest = jnp.broadcast_to(rest, q.variance.shape)[data.index]
+    known = jnp.maximum(variance - rest, 0.0)
     # With one's own factor of precision c taken out: v / (1 - c v), its shift c m + g with it.
-    left = jnp.maximum(1 - curvature * variance, 100 * jnp.finfo(mean.dtype).eps)
-    without = variance / left
-    centre = mean - without * found.gradient
+    left = jnp.maximum(1 - curvature * known, 100 * jnp.finfo(mean.dtype).eps)
+    without = known / left
+    centre, without = mean - without * found.gradient, without + rest
     return centre, without, likelihood.log_predictive(centre, without, data.y)

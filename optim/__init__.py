@@ -13,6 +13,15 @@ from optim.implicit import cg_product, hypergradient, neumann_product
 from optim.lazy_newton import LazyNewtonState, lazy_newton
 from optim.manifold import Euclidean, Manifold, Sphere, Stiefel
 from optim.mfac import MfacState, mfac
+from optim.minimax import (
+    AnchoredState,
+    ExtragradientState,
+    anchored_gradient,
+    extragradient,
+    past_extragradient,
+    saddle_gradient,
+    two_timescale,
+)
 from optim.normalized import (
     MomentumState,
     NormPowerState,
@@ -46,6 +55,7 @@ from optim.vectors import VectorState
 __all__ = [
     "AcceleratedDistanceState",
     "AffineInvariant",
+    "AnchoredState",
     "BatchCurvature",
     "BuresWasserstein",
     "BuresWassersteinRoot",
@@ -54,6 +64,7 @@ __all__ = [
     "DampedNewtonState",
     "DistanceState",
     "Euclidean",
+    "ExtragradientState",
     "FosiState",
     "GaussNewtonState",
     "LazyNewtonState",
@@ -74,6 +85,7 @@ __all__ = [
     "TransportState",
     "VectorState",
     "a_dog",
+    "anchored_gradient",
     "apply_nnx_oracle",
     "apply_oracle",
     "as_oracle",
@@ -85,6 +97,7 @@ __all__ = [
     "dog",
     "dowg",
     "eval_params",
+    "extragradient",
     "fosi",
     "gauss_newton",
     "hessian_diagonal",
@@ -98,13 +111,16 @@ __all__ = [
     "nigt",
     "normalized_momentum",
     "oasis",
+    "past_extragradient",
     "polynomial_average",
     "psgd",
     "riemannian_adagrad",
     "riemannian_adam",
     "riemannian_amsgrad",
     "saddle_free_newton",
+    "saddle_gradient",
     "scale_by_norm_power",
     "spectral_density",
     "stochastic_oracle",
+    "two_timescale",
 ]

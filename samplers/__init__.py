@@ -2,9 +2,11 @@
 
 from samplers.algorithms import HMC, MCLMC, NUTS, SGHMC, SGLD, DelayedAcceptance, Independence
 from samplers.chains import Chains
+from samplers.conformal import ConformalState, OnlineConformal, online_conformal
 from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
 from samplers.nuts import nuts
+from samplers.structured import StructuredInfo, StructuredState, structured_sgld
 
 __all__ = [
     "HMC",
@@ -13,9 +15,15 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "Chains",
+    "ConformalState",
     "Convergence",
     "DelayedAcceptance",
     "Independence",
+    "OnlineConformal",
+    "StructuredInfo",
+    "StructuredState",
     "mcmc",
     "nuts",
+    "online_conformal",
+    "structured_sgld",
 ]

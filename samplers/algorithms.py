@@ -48,8 +48,8 @@ def _step(info: Any) -> Step:
 class NUTS(Algorithm):
     """The no-U-turn sampler: trajectories that end where they turn back.
 
-    Reference: Hoffman and Gelman (2014), "The No-U-Turn Sampler", in blackjax's multinomial,
-    iterative form.
+    Reference: Hoffman and Gelman (2014), "The No-U-Turn Sampler: adaptively setting path lengths in
+    Hamiltonian Monte Carlo", in blackjax's multinomial, iterative form.
     """
 
     in_turns: ClassVar[bool] = True

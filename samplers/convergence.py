@@ -32,7 +32,7 @@ def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:
     """Rank-normalised R-hat, and effective sample sizes of bulk and tail, of one scalar.
 
     ArviZ's, after Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), "Rank-normalization,
-    folding, and localization".
+    folding, and localization: an improved R-hat for assessing convergence of MCMC".
 
     Args:
       x: shape ``(C, S)``.

@@ -75,8 +75,9 @@ def nuts(
       (4, 200)
 
     Reference:
-      Hoffman and Gelman (2014), "The No-U-Turn Sampler", in blackjax's multinomial, iterative
-      form; coordinates as in Hoffman et al. (2019), "NeuTra-lizing bad geometry".
+      Hoffman and Gelman (2014), "The No-U-Turn Sampler: adaptively setting path lengths in
+      Hamiltonian Monte Carlo", in blackjax's multinomial, iterative form; coordinates as in Hoffman
+      et al. (2019), "NeuTra-lizing bad geometry in Hamiltonian Monte Carlo using neural transport".
     """
     return mcmc(
         model, *args, key=key, algorithm=NUTS(), start=start, num_samples=num_samples,

@@ -60,6 +60,10 @@ def _bures_wasserstein_adam(learning_rate: Any) -> Any:
     return optim.riemannian_adam(learning_rate, full_rank)
 
 
+def _mixture_of_flows(loc: Any) -> vi.Mixture:
+    return vi.mixture([_flow(loc), _flow(-loc)], [0.3, 0.7])
+
+
 # A family from its location, of shape (DIM,), whose dtype it keeps.
 FAMILIES: dict[str, Callable] = {
     "delta": vi.Delta,
@@ -71,6 +75,7 @@ FAMILIES: dict[str, Callable] = {
     "low_rank": _low_rank,
     "mixture": _mixture,
     "flow": _flow,
+    "mixture_of_flows": _mixture_of_flows,
 }
 
 
@@ -291,6 +296,16 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "riemannian_adagrad": _riemannian(optim.riemannian_adagrad, 0.3),
     "polynomial_average": Transformation(
         polynomial_average, {"inner": optax.sgd(0.05), "power": 8.0}
+    ),
+    "extragradient": Transformation(
+        optim.extragradient, {"base": optax.sgd(0.05), "ratio": 0.9}, 600, 1e-2
+    ),
+    "past_extragradient": Transformation(optim.past_extragradient, {"base": optax.sgd(0.05)}),
+    "anchored_gradient": Transformation(
+        optim.anchored_gradient, {"learning_rate": 0.05}, ratio=0.2
+    ),
+    "two_timescale": Transformation(
+        optim.two_timescale, {"base": optim.dog(1e-4), "timescale": 1.5, "slow": True}, ratio=0.1
     ),
     "lazy_newton": Transformation(
         optim.lazy_newton,

@@ -123,6 +123,17 @@ def test_gradients_of_the_value_by_differences(problem):
     check_grads(value, ((cost, a, jnp.array(0.5)),), 1, ["rev"], rtol=1e-6)
 
 
+def test_plans_have_derivatives_by_the_implicit_function_theorem(problem):
+    cost, a, b = map(jnp.asarray, problem)
+
+    @jax.jit
+    def entries(cost, a, regularization):
+        plan = distances.sinkhorn(cost, a, b, regularization=regularization, tolerance=1e-13)
+        return distances.implicit(plan).matrix()
+
+    check_grads(entries, (cost, a, jnp.array(0.5)), 1, ["rev"], rtol=1e-5)
+
+
 def test_divergence_is_zero_at_equality_and_between_its_limits():
     x = jnp.asarray(RNG.normal(size=(15, 2)))
     y = jnp.asarray(1.5 * RNG.normal(size=(15, 2)) + 1)

@@ -125,6 +125,36 @@ def test_richer_flows_by_name(name):
     assert posterior.elbo > LOG_EVIDENCE - 0.1
 
 
+def test_a_mixture_of_flows_covers_both_modes(x64):
+    """Each component bends to its own banana; the weights find the shares."""
+
+    def density(x):
+        right, left = (
+            -0.5 * (((x[0] - m) / 0.8) ** 2 + ((x[1] - s * (x[0] - m) ** 2) / 0.4) ** 2)
+            for m, s in ((4.0, 1.0), (-4.0, -1.0))
+        )
+        return jnp.logaddexp(jnp.log(0.7) + right, jnp.log(0.3) + left)
+
+    starts = [vi.full_rank(2, loc=jnp.array([m, 0.0]), scale=0.8) for m in (4.0, -4.0)]
+    layers = flows.realnvp(2, key=KEY, num_layers=2, hidden=(8,))
+    q = vi.mixture([layers.around(start) for start in starts])
+    posterior = vi.fit(density, jnp.zeros(2), key=KEY, family=q, num_steps=600, learning_rate=0.02)
+    assert "mixture of 2 RealNVP flows (D = 2)" in posterior.verdict.text
+    assert posterior.elbo > np.log(2 * np.pi * 0.32) - 0.1
+    assert np.allclose(jax.nn.softmax(posterior.q.logits), [0.7, 0.3], atol=0.05)
+
+
+def test_a_flow_of_an_annealed_target():
+    """At half the log density a normal target has twice the variance; the schedule ends there."""
+    half = vi.scheduled(optax.linear_schedule(0.1, 0.5, 200))
+    objective = vi.tempered_elbo(num_particles=16, temperature=half)
+    target = lambda x: -0.5 * jnp.sum(x**2)
+    posterior = vi.fit(
+        target, jnp.zeros(2), key=KEY, family=small, objective=objective, num_steps=600
+    )
+    assert np.allclose(posterior.q.variance(), 2, rtol=0.1)
+
+
 def test_names_and_options():
     posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="planar", num_steps=400)
     assert "planar flow (D = 2)" in posterior.verdict.text

@@ -12,8 +12,10 @@ from scipy.optimize import brentq
 import flows
 from flows.bumps import above_minus_one
 from flows.contractive import _at_most
+from flows.imports import load_distrax
 from flows.networks import MaskedNetwork, initial_parameters
 from flows.root import increasing_root
+from flows.spline_bijector import SplineBijector
 from flows.transport import EPSILON
 from tests.contracts import DIM, LAYERS, precision
 from vi.compile import quick_jit
@@ -159,6 +161,36 @@ def test_block_neural_layers_increase_whatever_their_weights(x64):
     assert np.all(np.asarray(jacobian)[:, *np.triu_indices(DIM, 1)] == 0)
     assert np.all(np.diagonal(jacobian, axis1=1, axis2=2) > 0)
     assert np.diagonal(jacobian, axis1=1, axis2=2).max() > 1.5
+
+
+def test_splines_are_those_of_distrax(x64):
+    """Inside, at the knots' ends and outside, both ways; and so are gradients."""
+    distrax = load_distrax()
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.normal(size=(40, 3 * 5 + 1)))
+    x = jnp.asarray(np.append(np.linspace(-6, 6, 38), [-4.0, 4.0]))
+    ours = lambda p: SplineBijector(p, 4.0, 0.01, 0.02)
+    theirs = lambda p: distrax.RationalQuadraticSpline(
+        p, -4.0, 4.0, min_bin_size=0.01, min_knot_slope=0.02
+    )
+
+    @quick_jit
+    def look(params, x):
+        out = []
+        for make in (ours, theirs):
+            for way in ("forward_and_log_det", "inverse_and_log_det"):
+                run = lambda p, x: getattr(make(p), way)(x)  # noqa: B023
+                total = lambda p, x: jnp.sum(jnp.stack(run(p, x)) * jnp.cos(x))  # noqa: B023
+                out.append((run(params, x), jax.grad(total, (0, 1))(params, x)))
+        return out
+
+    forward, inverse, *expected = look(params, x)
+    for found, known in zip((forward, inverse), expected, strict=True):
+        assert np.allclose(found[0][0], known[0][0], atol=1e-12)
+        assert np.allclose(found[0][1], known[0][1], atol=1e-10)
+        inside = slice(0, 38)  # at the ends themselves derivatives are one-sided
+        assert np.allclose(found[1][0][inside], known[1][0][inside], atol=1e-8)
+        assert np.allclose(found[1][1][inside], known[1][1][inside], atol=1e-8)
 
 
 def test_a_monotone_polynomial_is_the_integral_of_its_square(x64):

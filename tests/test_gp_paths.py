@@ -43,7 +43,9 @@ def off(draws, mean, covariance):
     return max(np.abs(white.mean(1)).max(), np.abs(np.cov(white) - np.eye(len(mean))).max() / 2)
 
 
-@pytest.mark.parametrize("method", ["dense", "inducing", "state_space", "sic"])
+@pytest.mark.parametrize(
+    "method", ["dense", "inducing", "state_space", pytest.param("sic", marks=pytest.mark.slow)]
+)
 def test_paths_have_the_posteriors_law(method, x64):
     """False alarm 1e-6 for each of 12 numbers; detects 0.1 standard deviations.
 
@@ -106,6 +108,7 @@ def test_paths_of_a_fit_can_be_differentiated(x64):
     np.testing.assert_allclose(slope[0], (both[0] - both[1]) / (2 * h), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_latents_are_drawn_side_by_side(x64):
     two = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), model(gp.Matern(0.8, 1.5)))
     prior = IndependentPrior(prior_of("dense", model(gp.Matern(0.8, 1.5))))

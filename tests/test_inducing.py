@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 import gp
+from gp import Minibatches
 from gp.dense import DensePrior
 from gp.evidence import exact_sites
 from gp.inducing import (
     InducingPrior,
-    Minibatches,
     MinibatchRun,
     algebra,
     greedy_inputs,
@@ -177,6 +177,17 @@ def test_labels_by_minibatches_come_near_the_best_bound(x64):
     assert float(state.rate) == 0.05
 
 
+def test_leave_one_out_is_that_of_fits_without_the_datum(x64):
+    options = {"train": False, "method": "inducing", "key": KEY, **vars(model())}
+    options["method_options"] = {"inducing": X[:8]}
+    whole, without = gp.fit(X, Y, **options), gp.fit(X[1:], Y[1:], **options)
+    expected = without.log_predictive_density(X[:1], Y[:1])
+    np.testing.assert_allclose(whole.leave_one_out()[:1], expected, rtol=1e-8)
+    without = gp.fit(np.delete(X, 20, 0), np.delete(Y, 20), **options)
+    expected = without.log_predictive_density(X[20:21], Y[20:21])
+    np.testing.assert_allclose(whole.leave_one_out()[20:21], expected, rtol=1e-8)
+
+
 def test_fit_saves_and_loads(x64, tmp_path):
     options = {"kernel": gp.Matern(np.ones(2), 1.0), "likelihood": gp.Gaussian(0.1)}
     found = gp.fit(
@@ -206,6 +217,7 @@ def test_fit_saves_and_loads(x64, tmp_path):
     np.testing.assert_array_equal(back.predict(NEW).mean, found.predict(NEW).mean)
 
 
+@slow
 def test_weights_of_draws_know_what_inducing_inputs_leave_out(x64):
     """With few of them k-hat is high, and the evidence by weights is above the bound."""
     options = {"key": KEY, "train": False, "likelihood": gp.Bernoulli()}

@@ -78,13 +78,14 @@ def test_faces_export_what_they_say():
     import gp.kernels
     import gp.likelihoods
     import optim
+    import samplers.filters
     import samplers.particles
     import vi
     import vi.distances
     import vi.gaussian
 
-    packages = flows, gp, gp.kernels, gp.likelihoods, optim, samplers.particles
-    packages += vi, vi.distances, vi.gaussian
+    packages = flows, gp, gp.kernels, gp.likelihoods, optim
+    packages += samplers.filters, samplers.particles, vi, vi.distances, vi.gaussian
     for package in packages:
         assert list(package.__all__) == sorted(package.__all__, key=_isort)
         for name in package.__all__:

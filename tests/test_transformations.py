@@ -213,7 +213,7 @@ def test_injected_hyperparameters_act_at_each_step(name):
             params = optax.apply_updates(params, updates)
             return (params, state), flat(eval_params(state, params))
 
-        return jax.lax.scan(body, (params, injected.init(params)), values)[1]
+        return jax.lax.scan(body, (params, injected.init(params)), values, CHUNK)[1]
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
     found = quick_jit(jax.vmap(run))(stacked, values)

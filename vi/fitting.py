@@ -65,9 +65,10 @@ def fit(
       family: ``"full_rank"`` (default up to D = 1000), ``"mean_field"`` (default beyond),
         ``"block"``, ``"low_rank"``, ``"delta"`` (maximum a posteriori), a flow trained from the
         best Gaussian (``"neural_spline"``, ``"realnvp"``, ``"maf"``, ``"iaf"``, ``"planar"``,
-        ``"radial"``, ``"sylvester"``), ``"auto"`` (richer families, rung by rung, until k-hat is
-        below 0.7 or the budget is spent), a family such as `vi.mixture` or `flows.realnvp`
-        makes, or a function of D that returns one.
+        ``"radial"``, ``"sylvester"``, ``"block_neural"``, ``"residual"``, ``"polynomial"``),
+        ``"auto"`` (richer families, rung by rung, until k-hat is below 0.7 and importance weights
+        leave the moments where they are, or the budget is spent), a family such as `vi.mixture`
+        or `flows.realnvp` makes, or a function of D that returns one.
       rank: columns of the factor of ``"low_rank"``; 10 if not given.
       blocks: for ``"block"``, groups of site names; by default each site is a block.
       positive: parameterisation of the scales of a named family: ``"linear"`` (default),
@@ -91,7 +92,7 @@ def fit(
         0.05 nats over a third of the steps).
       init: constrained values of all latent sites to start from, ``{site: value}``.
       num_draws: fresh draws to diagnose with; by default from 2048 to 16,384 by their cost.
-      budget: for ``family="auto"``, gradients after which no rung is begun; 300,000 if not given.
+      budget: for ``family="auto"``, gradients after which no rung is begun; 500,000 if not given.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.
       checkpoint: a file; the state is saved there between chunks, and a call that finds it

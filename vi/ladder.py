@@ -91,6 +91,8 @@ class _Ladder:
         self.rungs = [_rung(self.best, self.spent)]
         self.modes = other_modes(state) if self.best.diagnostics.missed > MISSED[1] else []
         self.why = _FITS if _fits(self.best) else ""
+        if self.best.status.failed:
+            self.why = "the search for the Gaussian broke down"
 
     def take(self, tried: Posterior, gradients: int, *, if_it_fits: bool = False) -> bool:
         """Write a rung down, and keep it if it is better; returns whether it is kept."""
@@ -154,7 +156,7 @@ class _Ladder:
         start = self.best.q if bent else self.gaussian
         left = self.budget - self.spent
         draws = self.options.num_draws or FEWEST_DRAWS
-        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients_in_all(draws))
+        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients(draws))
         if count < FEWEST_MAPS:
             self.why = self._beyond()
             return

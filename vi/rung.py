@@ -192,7 +192,8 @@ def describe(q: Any) -> str:
         kind = kinds.get(type(q.scale), "low-rank")
         return f"{kind} Gaussian (D = {q.dim})"
     if isinstance(q, Mixture):
-        return f"mixture of {q.num_components} Gaussians (D = {q.dim})"
+        name = getattr(q.components, "title", "Gaussian")
+        return f"mixture of {q.num_components} {name}s (D = {q.dim})"
     name = getattr(q, "title", type(q).__name__)
     return "point" if isinstance(q, Delta) else f"{name} (D = {q.dim})"
 

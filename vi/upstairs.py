@@ -26,11 +26,11 @@ def flow(name: FlowName, dim: int, key: Array) -> Any:
 
 
 def mixflow(num_maps: int, start: Any) -> Any:
-    """The MixFlow of the ladder: three step sizes, one length of 16 leapfrog steps."""
+    """The MixFlow of the ladder: three steps of one length, judged by few orbits."""
     import flows
 
     steps = {"step_sizes": (0.05, 0.1, 0.2), "num_leapfrogs": (16,)}
-    return flows.mixflow(num_maps, **steps, start=start)
+    return flows.mixflow(num_maps, **steps, num_orbits=32, start=start)
 
 
 def is_flow(q: Any) -> bool:

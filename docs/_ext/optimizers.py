@@ -43,6 +43,10 @@ ADVICE: dict[str, Advice] = {
     "scale_by_norm_power": Advice("little", "a link of a chain, where curvature grows with slope"),
     "clip_by_ema_norm": Advice("any, heavy tails above all", "a link of a chain, before others"),
     "polynomial_average": Advice("any", "around any method whose last iterate is noisy"),
+    "extragradient": Advice("any, if its steps fall", "minimax problems; two gradients a step"),
+    "past_extragradient": Advice("any, if its steps fall", "minimax problems; one gradient a step"),
+    "anchored_gradient": Advice(_EXACT, "monotone minimax problems, bilinear games above all"),
+    "two_timescale": Advice("as its base", "pairs of players, the first slow; in `extragradient`"),
     "lazy_newton": Advice(
         "little; Hessians are averaged and do not share the gradient's sample",
         "few parameters, fixed draws",

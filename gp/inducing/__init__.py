@@ -1,21 +1,16 @@
 """Gaussian processes through inducing inputs: the collapsed bound, and minibatches of any size."""
 
-from gp.inducing.choice import (
-    greedy_inputs,
-    spread_inputs,
-)
-from gp.inducing.minibatch import (
-    Minibatches,
-    MinibatchRun,
-)
-from gp.inducing.prior import (
-    InducingPrior,
-)
+from gp.inducing.choice import greedy_inputs, spread_inputs
+from gp.inducing.minibatch import MinibatchRun
+from gp.inducing.prior import InducingPrior
+from gp.inducing.stream import Memory
+from gp.inducing.streamed import StreamedPrior
 
 __all__ = [
     "InducingPrior",
+    "Memory",
     "MinibatchRun",
-    "Minibatches",
+    "StreamedPrior",
     "greedy_inputs",
     "spread_inputs",
 ]

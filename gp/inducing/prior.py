@@ -31,6 +31,7 @@ class InducingFactor(NamedTuple):
 
     tril: Array  # L of the inducing covariance
     q: Whitened
+    rest: Array  # variance at each input of the data that z leave unexplained
     unexplained: Array  # share of the prior variance at the data
     gap: Array  # between an upper bound on the pseudo-evidence and this one, nats
     trace: Array  # Σ λ₂ (k_ii - |a_i|²), by whose half the bound is below that of p(e)
@@ -161,12 +162,14 @@ class InducingPrior:
         tril, jitter = basis(self.kernel, self.z)
         sums = self._sums(tril, sites)
         q = whitened(sums.linear, sums.precision)
-        rows = lambda x: q.marginals(
-            features(self.kernel, self.z, tril, x), self.kernel.diagonal(x)
-        )
-        moved, variance = mapped(rows, self.x)
+
+        def rows(x: Array) -> tuple[Array, Array, Array]:
+            a, variances = features(self.kernel, self.z, tril, x), self.kernel.diagonal(x)
+            return *q.marginals(a, variances), jnp.maximum(variances - jnp.sum(a**2, 0), 0.0)
+
+        moved, variance, rest = mapped(rows, self.x)
         factor = InducingFactor(
-            tril, q, sums.left / sums.variance, _gap(sums, q), jnp.maximum(sums.trace, 0.0)
+            tril, q, rest, sums.left / sums.variance, _gap(sums, q), jnp.maximum(sums.trace, 0.0)
         )
         mean = self.mean(self.x) + moved
         return Conditional(mean, variance, q.kl, _bound(sums, q), jitter, factor)
@@ -211,6 +214,10 @@ class InducingPrior:
         """Joint draws of the function; cubic in the number of points."""
         noise = jax.random.normal(fast_key(key), (num_samples, len(x_new)), x_new.dtype)
         return _draw(self, conditional.factor, x_new, noise)
+
+    def unexplained(self, conditional: Conditional) -> Array:
+        """The part of each variance at the data that inducing inputs leave as it was."""
+        return conditional.factor.rest
 
     def sample_projected(
         self, key: Array, conditional: Conditional, num_samples: int

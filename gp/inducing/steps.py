@@ -1,6 +1,5 @@
 """One step on a minibatch: a natural one of q(u), then one of hyperparameters at the new q."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float
 
 from gp.inducing.algebra import Whitened, basis, features, whitened
 from gp.inducing.coordinates import COORDINATES, Natural
+from gp.inducing.streamed import each
 from gp.model import FLOOR, Model
 from gp.parameters import constrained, log_prior
 from optim.tree import all_finite
@@ -30,14 +30,6 @@ class _View(NamedTuple):
     variance: Float[Array, "L B"]
 
 
-def _each(function: Callable, latents: int) -> Callable:
-    """A function for each latent; one alone is not mapped, for speed."""
-    if latents > 1:
-        return jax.vmap(function)
-    first = lambda tree: jax.tree.map(lambda a: a[0], tree)
-    return lambda *args: jax.tree.map(lambda a: a[None], function(*map(first, args)))
-
-
 def _view(model: Model, z: Array, x: Array) -> _View:
     def one(kernel: Any, mean: Any) -> _View:
         tril, _ = basis(kernel, z)
@@ -46,19 +38,19 @@ def _view(model: Model, z: Array, x: Array) -> _View:
     functions = model.kernel, model.mean
     if model.likelihood.latents == 1:
         functions = jax.tree.map(lambda a: a[None], functions)
-    return _each(one, model.likelihood.latents)(*functions)
+    return each(one, model.likelihood.latents)(*functions)
 
 
 @quick_jit(static_argnums=0)
 def hold_as(coordinates: str, model: Model, z: Array, natural: Natural) -> Natural:
     """Natural parameters of q(v) in the coordinates they are held in."""
     tril = _view(model, z, z[:1]).tril
-    return _each(COORDINATES[coordinates].hold, len(tril))(natural, tril)
+    return each(COORDINATES[coordinates].hold, len(tril))(natural, tril)
 
 
 def _marginals(q: Whitened, view: _View, latents: int) -> tuple[Array, Array]:
     """Means and variances of the function, (B,) or (B, L)."""
-    mean, variance = _each(Whitened.marginals, latents)(q, view.features, view.variance)
+    mean, variance = each(Whitened.marginals, latents)(q, view.features, view.variance)
     mean = mean + view.mean
     return (mean[0], variance[0]) if latents == 1 else (mean.T, variance.T)
 
@@ -81,7 +73,7 @@ def _natural_step(
             (1 - rate) * old.precision + rate * (eye + scale * (a * weight) @ a.T),
         )
 
-    new = _each(move, latents)(natural, view.features, weights, weights * centred + slopes)
+    new = each(move, latents)(natural, view.features, weights, weights * centred + slopes)
     return new, jnp.sum(found.value)
 
 
@@ -108,21 +100,21 @@ def take_steps(
         look = lambda v: _view(constrained(model, v), v.get(INDUCING, z), x)
         view, back = jax.vjp(look, values)
         here = constrained(model, values)
-        natural = _each(whiten, latents)(held, view.tril)
-        q = _each(whitened, latents)(*natural)
+        natural = each(whiten, latents)(held, view.tril)
+        q = each(whitened, latents)(*natural)
         new, fit = _natural_step(natural, q, view, here.likelihood, y, scale, rate)
-        kept = _each(hold, latents)(new, view.tril)
+        kept = each(hold, latents)(new, view.tril)
 
         def loss(view: _View, values: dict) -> tuple[Array, Array]:
-            now = _each(whiten, latents)(kept, view.tril)
-            q = _each(whitened, latents)(*now)
+            now = each(whiten, latents)(kept, view.tril)
+            q = each(whitened, latents)(*now)
             likelihood = constrained(model, values).likelihood
             found = likelihood.expect(*_marginals(q, view, latents), y)
-            elbo = scale * jnp.sum(found.value) - jnp.sum(_each(lambda q: q.kl, latents)(q))
+            elbo = scale * jnp.sum(found.value) - jnp.sum(each(lambda q: q.kl, latents)(q))
             return -elbo - log_prior(constrained(model, values), priors), elbo
 
         slopes, elbo = jax.grad(loss, argnums=(0, 1), has_aux=True)(view, values)
-        before = scale * fit - jnp.sum(_each(lambda q: q.kl, latents)(q))
+        before = scale * fit - jnp.sum(each(lambda q: q.kl, latents)(q))
         (into_view, direct) = slopes
         grads = jax.tree.map(jnp.add, back(into_view)[0], direct)
         updates, new_opt = optimizer.update(grads, opt_state, values)

@@ -3,7 +3,7 @@
 from vi.distances.bures import bures, bures_barycenter, bures_factor, gaussian_wasserstein
 from vi.distances.kernels import kernel_stein, mmd
 from vi.distances.line import sliced_wasserstein, wasserstein_1d
-from vi.distances.sinkhorn import Plan, sinkhorn, sinkhorn_divergence
+from vi.distances.sinkhorn import Plan, implicit, sinkhorn, sinkhorn_divergence
 from vi.distances.sparse_newton import sinkhorn_newton
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "bures_barycenter",
     "bures_factor",
     "gaussian_wasserstein",
+    "implicit",
     "kernel_stein",
     "mmd",
     "sinkhorn",

@@ -1,5 +1,7 @@
 """Entropic optimal transport by Sinkhorn's iterations in the logarithm."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -54,6 +56,38 @@ class Plan:
         """
         surplus = self.regularization * (jnp.sum(self.matrix()) - 1)
         return self.source @ self.f + self.sink @ self.g - surplus
+
+
+def implicit(plan: Plan) -> Plan:
+    r"""The same plan with potentials that have derivatives, by the implicit function theorem.
+
+    The potentials of `sinkhorn` are constants to automatic differentiation, which is right for
+    `Plan.value` only. These have the derivatives of the exact potentials in cost, masses and
+    regularisation, so those of `Plan.matrix` are right too.
+
+    Args:
+      plan: a plan that has converged.
+
+    Returns:
+      The plan, of the same values.
+
+    Complexity:
+      A linear system, O((N + M)³).
+    """
+    n = len(plan.source)
+    p = plan.matrix()
+    residual = jnp.concatenate([jnp.sum(p, 1) - plan.source, jnp.sum(p, 0) - plan.sink])
+    mass = jax.lax.stop_gradient(jnp.concatenate([plan.source, plan.sink]))
+    some = mass > 0
+    inverse_root = jnp.where(some, jax.lax.rsqrt(jnp.where(some, mass, 1)), 0)
+    coupled = inverse_root[:n, None] * jax.lax.stop_gradient(p) * inverse_root[n:]
+    gauge = jnp.sqrt(mass) * jnp.where(jnp.arange(len(mass)) < n, 1, -1)
+    system = jnp.eye(len(mass), dtype=p.dtype) + 0.5 * jnp.outer(gauge, gauge)
+    system = system.at[:n, n:].add(coupled).at[n:, :n].add(coupled.T)
+    solved = jnp.linalg.solve(system, inverse_root * residual)
+    change = -jax.lax.stop_gradient(plan.regularization) * inverse_root * solved
+    change = change - jax.lax.stop_gradient(change)
+    return dataclasses.replace(plan, f=plan.f + change[:n], g=plan.g + change[n:])
 
 
 def soft_min(x: Array, log_mass: Array, regularization: Array, axis: int) -> Array:

@@ -1,4 +1,6 @@
-"""Mixtures of Gaussians."""
+"""Mixtures of Gaussians, or of flows."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,9 @@ from vi.module import module
 
 @module
 class Mixture:
-    r"""A mixture of K Gaussians of one structure.
+    r"""A mixture of K Gaussians of one structure, or of K flows of one structure.
 
-    .. math:: q(z) = \sum_k w_k N(z; m_k, Σ_k), \quad w = \operatorname{softmax}(\text{logits})
+    .. math:: q(z) = \sum_k w_k q_k(z), \quad w = \operatorname{softmax}(\text{logits})
 
     The choice of component is not reparameterised but enumerated: `draw` gives draws of every
     component with weights, so that expectations are differentiable in the logits too, without
@@ -22,7 +24,7 @@ class Mixture:
     """
 
     logits: Float[Array, " K"]
-    components: Gaussian  # every leaf has a leading axis K
+    components: Any  # Gaussians or flows; every leaf has a leading axis K
 
     @property
     def num_components(self) -> int:
@@ -32,26 +34,29 @@ class Mixture:
     @property
     def dim(self) -> int:
         """Number D of coordinates."""
-        return self.components.loc.shape[-1]
+        return self.components.dim
 
     @property
     def loc(self) -> Float[Array, " D"]:
         """Mean of the mixture."""
-        return jax.nn.softmax(self.logits) @ self.components.loc
+        return jax.nn.softmax(self.logits) @ self._locs()
 
-    def _component(self, k: Array | int) -> Gaussian:
+    def _locs(self) -> Float[Array, "K D"]:
+        return jax.vmap(lambda q: q.loc)(self.components)
+
+    def _component(self, k: Array | int) -> Any:
         return jax.tree.map(lambda leaf: leaf[k], self.components)
 
     def noise(self, key: Array, num_samples: int) -> Float[Array, "K S E"]:
         """Unit noise for ``num_samples`` draws of every component."""
-        shape = (self.num_components, num_samples, self._component(0).scale.noise_dim)
-        return jax.random.normal(key, shape, self.components.loc.dtype)
+        one = jax.eval_shape(lambda q, key: q.noise(key, num_samples), self._component(0), key)
+        return jax.random.normal(key, (self.num_components, *one.shape), one.dtype)
 
     def draw(
         self, noise: Float[Array, "K S E"]
     ) -> tuple[Float[Array, "KS D"], Float[Array, " KS"]]:
         """Reparameterised draws of every component, weighted by its share of the mixture."""
-        z, weights = jax.vmap(Gaussian.draw)(self.components, noise)
+        z, weights = jax.vmap(lambda q, noise: q.draw(noise))(self.components, noise)
         shares = jax.nn.softmax(self.logits)[:, None] * weights
         return z.reshape(-1, self.dim), shares.reshape(-1)
 
@@ -60,7 +65,8 @@ class Mixture:
         num = num_samples or 1
         key_which, key_noise = jax.random.split(key)
         which = jax.random.categorical(key_which, self.logits, shape=(num,))
-        each, _ = jax.vmap(Gaussian.draw)(self.components, self.noise(key_noise, num))
+        noise = self.noise(key_noise, num)
+        each, _ = jax.vmap(lambda q, noise: q.draw(noise))(self.components, noise)
         z = each[which, jnp.arange(num)]
         return z[0] if num_samples is None else z
 
@@ -80,30 +86,36 @@ class Mixture:
     def covariance(self) -> Float[Array, "D D"]:
         """Covariance of the mixture: within components plus between them."""
         weights = jax.nn.softmax(self.logits)
-        within = jnp.einsum("k,kij->ij", weights, jax.vmap(Gaussian.covariance)(self.components))
-        offset = self.components.loc - self.loc
+        within = jnp.einsum(
+            "k,kij->ij", weights, jax.vmap(lambda q: q.covariance())(self.components)
+        )
+        locs = self._locs()
+        offset = locs - weights @ locs
         return within + jnp.einsum("k,ki,kj->ij", weights, offset, offset)
 
     def variance(self) -> Float[Array, " D"]:
         """The diagonal of the covariance."""
         weights = jax.nn.softmax(self.logits)
-        within = weights @ jax.vmap(Gaussian.variance)(self.components)
-        return within + weights @ (self.components.loc - self.loc) ** 2
+        within = weights @ jax.vmap(lambda q: q.variance())(self.components)
+        locs = self._locs()
+        return within + weights @ (locs - weights @ locs) ** 2
 
 
-def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture:
-    """A mixture of the given Gaussians, all of the same structure and dimension.
+def mixture(components: list[Gaussian] | list[Any], weights: Array | None = None) -> Mixture:
+    """A mixture of the given Gaussians or flows, all of the same structure and dimension.
 
     Args:
-      components: K ≥ 1 Gaussians.
+      components: K ≥ 1 Gaussians; or K flows with N(0, I) as base, for instance
+        ``flow.around(q)`` for some Gaussians q. Choose layers whose inverse is cheap, such as
+        `flows.neural_spline`, since each draw's density is asked of all components.
       weights: positive and finite, shape ``(K,)``, need not sum to one; equal if not given.
 
     Returns:
       The family.
 
     Raises:
-      ValueError: if the components differ in structure, or if weights have another shape or,
-        outside of a trace, are not positive and finite.
+      ValueError: if the components differ in structure, if a flow has another base, or if weights
+        have another shape or, outside of a trace, are not positive and finite.
 
     Example:
       >>> import jax.numpy as jnp, vi
@@ -116,6 +128,9 @@ def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture
             "mixture: expected at least one component, all of one structure; "
             f"got {components}. Use the same constructor for each."
         )
+    base = getattr(components[0], "base", None)
+    if base is not None:
+        raise ValueError(f"mixture: expected flows with base None, N(0, I); got {base!r}.")
     weights = jnp.ones(len(components)) if weights is None else jnp.asarray(weights)
     bad = weights.shape != (len(components),)
     if not bad and not isinstance(weights, Tracer):
@@ -127,4 +142,5 @@ def mixture(components: list[Gaussian], weights: Array | None = None) -> Mixture
         )
     logits = jnp.log(weights)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
-    return Mixture(logits.astype(stacked.loc.dtype), stacked)
+    floating = [x.dtype for x in jax.tree.leaves(stacked) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return Mixture(logits.astype(floating[0]), stacked)
