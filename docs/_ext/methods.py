@@ -95,6 +95,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "flows": is_flow,
     "distances": is_distance,
     "samplers": is_sampler,
+    "kernels": is_kernel,
+    "likelihoods": is_likelihood,
 }
 
 
