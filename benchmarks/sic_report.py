@@ -21,7 +21,8 @@ Matérn-3/2 with a length scale for each coordinate, 30 neighbours, hyperparamet
 from its own start. `terrain`: 5,000 heights of matplotlib's elevation grid, 2,000 left out. `draw`:
 5,000 points of a draw with noise, 1,000 left out. `labels`, `counts`, where they were run: 20,000
 labels, and Poisson counts, 5,000 left out. NLPD is minus the mean log density of what was left
-out, in nats; `local` is that of `predict(method="local")`. GPBoost is Vecchia's approximation with Laplace's.
+out, in nats; `local` is that of `predict(method="local")`. GPBoost
+is Vecchia's approximation with Laplace's.
 """,
     "full": """## 110,000 heights
 
