@@ -247,10 +247,11 @@ def _write(out: pathlib.Path, rows: list[dict], seconds: float) -> None:
     (out / "flows.json").write_text(json.dumps(rows, indent=1) + "\n")
     peers = [row for row in rows if row["method"] != "auto"]
     ladders = [row for row in rows if row["method"] == "auto"]
-    text = f"""# Flows and MixFlows
+    head = f"""# Flows and MixFlows
 
 Written by `python -m benchmarks.flows --seconds {seconds:g}` on {machine(*PACKAGES)}.
-
+"""
+    compared = f"""
 ## At equal CPU time
 
 Each fit had {seconds:g} CPU seconds, its compilation included; how many steps or maps that
@@ -262,7 +263,8 @@ and of a standard deviation, relative. The ELBO of a MixFlow counts its momentum
 {MIXFLOW_DRAWS:,} draws.
 
 {_peers(peers)}
-
+"""
+    climbed = f"""
 ## The ladder
 
 `vi.fit(family="auto")`, in 64-bit floats. The last three columns are by the model's own density, at
@@ -270,6 +272,7 @@ draws as they come, without importance weights.
 
 {_ladders(ladders)}
 """
+    text = head + (compared if peers else "") + (climbed if ladders else "")
     (out / "flows.md").write_text(text)
 
 
