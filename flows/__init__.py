@@ -8,18 +8,15 @@ from flows.conditional import Conditional
 from flows.contractive import Residual
 from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
-from flows.factories import (
+from flows.direct_factories import (
     block_neural,
-    iaf,
-    maf,
-    neural_spline,
     planar,
     polynomial,
     radial,
-    realnvp,
     residual,
     sylvester,
 )
+from flows.factories import iaf, maf, neural_spline, realnvp
 from flows.flow import Flow
 from flows.hamiltonian import HamiltonianMap
 from flows.layer import Layer
