@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from flows.autoregressive import Autoregressive
-from flows.building import HIDDEN, build
+from flows.building import HIDDEN, build, hidden_units
 from flows.compose import Chain, Inverse, Reverse
 from flows.coupling import Coupling
 from flows.flow import Flow
