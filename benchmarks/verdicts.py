@@ -1,10 +1,10 @@
 """How often a verdict is true: everyday models, their fits graded against NUTS.
 
-Each fit of `benchmarks.everyday` is compared with draws of NUTS
-(NumPyro's, four chains of 2,000, 64-bit): the
-largest error of a posterior mean in posterior standard deviations, and the largest relative error
-of a standard deviation, over the coordinates of the unconstrained space. A fit is usable if they
-are at most 0.2 and 20 %. The draws are those of the approximation, and those of ``resample``.
+Each fit of `benchmarks.everyday` is compared with draws of NUTS (NumPyro's, four chains of 2,000,
+64-bit): the largest error of a posterior mean in posterior standard deviations, and the largest
+relative error of a standard deviation, over the coordinates of the unconstrained space. A fit is
+usable if they are at most 0.2 and 20 %. The draws are those of the approximation, and those of
+``resample``. A model on which the chains of NUTS disagree (R-hat of 1.05 or more) is not counted.
 
     python -m benchmarks.verdicts [--seeds 3] [--names local_level] [--out docs/generated]
 """
