@@ -236,7 +236,8 @@ class MixFlow:
 
     def covariance(self) -> Float[Array, "D D"]:
         """Covariance of the same draws."""
-        centred = self._draws() - self.loc
+        draws = self._draws()
+        centred = draws - jnp.mean(draws, axis=0)
         return centred.T @ centred / _MOMENT_DRAWS
 
     def variance(self) -> Float[Array, " D"]:

@@ -90,11 +90,11 @@ class SplineBijector(distrax.Bijector):
         at = self._bin(x, 0)
         first, last = at.slopes
         mean = at.height / at.width
-        share = jnp.clip((x - at.left) / at.width, 0, 1)
+        outside, end, slope = self._outside(x)
+        share = jnp.where(outside, 0, (x - at.left) / at.width)  # a clip halves slopes at knots
         inner = share * (1 - share)
         rise = at.height * (mean * share**2 + first * inner)
         y = at.bottom + rise / (mean + (first + last - 2 * mean) * inner)
-        outside, end, slope = self._outside(x)
         y = jnp.where(outside, end + (x - end) * slope, y)
         return y, jnp.where(outside, jnp.log(slope), self._log_slope(at, share))
 
@@ -103,10 +103,10 @@ class SplineBijector(distrax.Bijector):
         at = self._bin(y, 1)
         first, last = at.slopes
         mean = at.height / at.width
-        up = jnp.clip(y - at.bottom, 0, at.height)
+        outside, end, slope = self._outside(y)
+        up = jnp.where(outside, 0, y - at.bottom)
         bend = up * (first + last - 2 * mean)
         a, b, c = at.height * (mean - first) + bend, at.height * first - bend, -mean * up
-        share = jnp.clip(-2 * c / (b + jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0))), 0, 1)
-        outside, end, slope = self._outside(y)
+        share = -2 * c / (b + jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0)))
         x = jnp.where(outside, end + (y - end) / slope, at.left + share * at.width)
         return x, -jnp.where(outside, jnp.log(slope), self._log_slope(at, share))

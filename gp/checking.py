@@ -152,7 +152,7 @@ def judge(
     if not status.failed and status not in (Status.CONVERGED, Status.RUNNING):
         grade = "fair" if grade == "good" else grade
         said.append(status.message)
-    said.append(f"Leave-one-out log density {found.loo.mean():.3f} nats a target")
+    said.append(f"Leave-one-out log density {found.loo.mean():.4g} nats a target")
     if math.isfinite(found.coverage):
         said[-1] += f", and {found.coverage:.0%} of targets in their {LEVEL:.0%} intervals"
     said[-1] += "."

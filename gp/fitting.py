@@ -87,11 +87,13 @@ def fit(
       missing: what to do with targets that are NaN: ``"raise"`` or ``"ignore"`` them.
       optimizer: any optax transformation, given the objective as ``value_fn``; L-BFGS if None.
       num_steps: of the optimizer, at most (100); it ends when three in a row gain less than 1e-3
-        nats. With minibatches, how many it takes (2000).
+        nats. With minibatches, how many it takes (2000). In each of up to three rounds, between
+        which neighbours or inducing inputs are looked for again if length scales have moved.
       minibatches: train on parts of the data, of a size or as `Minibatches` says, by Adam if no
         optimizer is given; for ``method="inducing"``. All data are looked at once at the end.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
-      callback: called as ``callback(step, state, info)`` between chunks of 5 steps; true stops.
+      callback: called as ``callback(step, state, info)`` between chunks of 5 steps, with the
+        steps of the round; true stops.
       checkpoint: a file to save training to and to continue from, as of `vi.fit`.
       on_failure: what to do if training breaks down: ``"warn"``, ``"raise"`` or ``"return"``.
 
@@ -129,7 +131,12 @@ def fit(
     start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
     minibatches = _minibatches(minibatches, method, data)
-    num_steps = num_steps or (100 if minibatches is None else 2000)
+    num_steps = _number_of_steps(num_steps, 100 if minibatches is None else 2000)
+    if minibatches is not None and not names:
+        raise ValueError(
+            "gp.fit: expected hyperparameters to train with minibatches; all are fixed. Leave "
+            "minibatches out."
+        )
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     notes = _notes(data, gone)
     for number in range(ROUNDS if names else 0):
@@ -171,6 +178,17 @@ def fit(
         },
     )
     return hand_over(posterior, on_failure)
+
+
+def _number_of_steps(wanted: int | None, otherwise: int) -> int:
+    if wanted is None:
+        return otherwise
+    if not isinstance(wanted, (int, np.integer)) or wanted < 1:
+        raise ValueError(
+            f"gp.fit: expected num_steps to be an integer >= 1; got {wanted!r}. To train nothing, "
+            "give train=False."
+        )
+    return int(wanted)
 
 
 def _trained(model: Model, fixed: Sequence[str]) -> list[str]:

@@ -98,6 +98,19 @@ def constrained(model: Any, values: Values) -> Any:
     return _walk(model, visit)
 
 
+def largest_factor(model: Any, values: Values, others: Values) -> Float[Array, ""]:
+    """By what a positive hyperparameter differs most between two sets: the log of the factor."""
+    found = [jnp.zeros(())]
+
+    def visit(path: str, leaf: Any, positive: bool) -> Any:  # noqa: FBT001
+        if positive and path in values:
+            found.append(jnp.max(jnp.abs(values[path] - others[path])))
+        return leaf
+
+    _walk(model, visit)
+    return jnp.max(jnp.stack(found))
+
+
 def check_positive(model: Any, owner: str) -> None:
     """Raise a `ValueError` that names the first hyperparameter that is not what it must be."""
 

@@ -76,7 +76,15 @@ class Paths:
     latents: int = static(default=1)
 
     def __call__(self, x: Float[Array, "M D"]) -> Float[Array, "S M ..."]:
-        """Values of all draws at points, shape ``(S, M)``, or ``(S, M, L)``."""
+        """Values of all draws at points, shape ``(S, M)``, or ``(S, M, L)``.
+
+        Raises:
+          ValueError: if the points are not of as many coordinates as the data.
+        """
+        x, dim = jnp.asarray(x, self.anchors.dtype), self.anchors.shape[-1]
+        x = x[:, None] if x.ndim == 1 and dim == 1 else x
+        if x.ndim != 2 or x.shape[1] != dim:
+            raise ValueError(f"Paths: expected inputs of shape (M, {dim}); got {x.shape}.")
         return _values(self, x)
 
 

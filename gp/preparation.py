@@ -44,6 +44,12 @@ def prepare(
         raise TypeError(
             f"{owner}: expected a likelihood such as gp.Bernoulli(); got {likelihood!r}."
         )
+    for name, part in (("kernel", kernel), ("mean", mean)):
+        if isinstance(part, str):
+            raise TypeError(
+                f"{owner}: expected a {name} such as "
+                f"{'gp.Matern()' if name == 'kernel' else 'gp.Constant()'}; got {part!r}."
+            )
     x = as_inputs(x, owner)
     if likelihood is None:
         x, y, gone = as_targets(x, y, Gaussian(), missing, owner)

@@ -15,7 +15,7 @@ from gp.evidence import evidence
 from gp.independent import with_functions
 from gp.model import Data, Model
 from gp.natural_gradient import Ascent, ascend
-from gp.parameters import Values, constrained, log_prior
+from gp.parameters import Values, constrained, largest_factor, log_prior
 from gp.sites import Sites
 from optim import Oracle
 from optim.tree import all_finite
@@ -28,6 +28,7 @@ from vi.threads import blas_threads
 CHUNK = 5  # steps
 TOLERANCE = 1e-3  # nats by which steps may still raise the objective, this many in a row:
 PATIENCE = 3
+LONGEST = 5.0  # log of the factor that one step may move a hyperparameter by
 _INNER = 1e-4  # nats, of the ascent over sites at each hyperparameter
 
 
@@ -191,7 +192,9 @@ def follow(model: Model, prior: Any, data: Data, sites: Sites) -> Ascent:
 def _chunk(optimizer: Any, arrays: tuple, sites: Sites, fixed: tuple, num_steps: Array) -> tuple:
     def step(arrays: tuple) -> tuple:
         count, values, opt_state, value, grads, small, status = arrays
-        at = lambda values: _loss(values, sites, fixed)
+        # Far away, matrices are so ill-conditioned that the objective may be anything.
+        near = lambda new: largest_factor(fixed[0], new, values) <= LONGEST
+        at = lambda new: jnp.where(near(new), _loss(new, sites, fixed), jnp.nan)
         updates, new_state = optimizer.update(
             grads, opt_state, values, value=value, grad=grads, value_fn=Oracle(at).restrict(values)
         )

@@ -4,6 +4,7 @@ All run in the coordinates of the noise of an approximation q, where q is a unit
 size of order one and a unit mass matrix are right as far as q is.
 """
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ class Algorithm:
     adaptive: ClassVar[bool] = True  # whether step size and metric are adapted
     in_turns: ClassVar[bool] = False  # one chain after another, as lengths differ; else by vmap
     exact: ClassVar[bool] = True  # whether the target is invariant
+    longest: ClassVar[float] = math.inf  # evaluations at which a transition is cut
 
     def transition(
         self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array
@@ -53,6 +55,7 @@ class NUTS(Algorithm):
     """
 
     in_turns: ClassVar[bool] = True
+    longest: ClassVar[float] = 2**MAX_DOUBLINGS - 1
 
     def transition(
         self, key: Array, state: State, target: NoiseTarget, step_size: Array, metric: Array

@@ -92,7 +92,7 @@ def online_conformal(scale: float | Array, *, alpha: float | Array = 0.1) -> Onl
         return _begin(state)
 
     def update(state: ConformalState, residual: Array) -> tuple[ConformalState, Bool[Array, ""]]:
-        seen = jnp.asarray(residual, dtype)
+        seen = jnp.minimum(jnp.asarray(residual, dtype), jnp.finfo(dtype).max)
         level = 1 - jnp.asarray(alpha, dtype)
         loss = lambda s: jnp.maximum(level * (seen - s), (1 - level) * (s - seen))
         range_ = math.sqrt(3) * scale * jnp.maximum(level, 1 - level)

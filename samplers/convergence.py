@@ -35,7 +35,7 @@ def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:
     folding, and localization: an improved R-hat for assessing convergence of MCMC".
 
     Args:
-      x: shape ``(C, S)``.
+      x: shape ``(C, S)``; the halves of a single chain are compared.
 
     Returns:
       R-hat, bulk and tail sizes; NaN for a constant.
@@ -44,8 +44,9 @@ def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:
 
     if not np.isfinite(x).all() or np.ptp(x) == 0:
         return math.nan, math.nan, math.nan
+    halves = x if len(x) > 1 else x[:, : x.shape[1] // 2 * 2].reshape(2, -1)
     sizes = (float(arviz.ess(x, method=method)) for method in ("bulk", "tail"))  # pyright: ignore
-    return float(arviz.rhat(x)), *sizes  # pyright: ignore
+    return float(arviz.rhat(halves)), *sizes  # pyright: ignore
 
 
 def bfmi(energy: np.ndarray) -> np.ndarray:
@@ -60,8 +61,8 @@ def judge(
 ) -> Verdict:
     """Grade chains.
 
-    ``good``: R-hat below 1.01, at least 100 effective draws a chain of bulk and of tail, no
-    divergence and BFMI above 0.3, by an exact algorithm. ``fair``: R-hat below 1.05, 25 effective
+    ``good``: R-hat of several chains below 1.01, at least 100 effective draws a chain of bulk and
+    of tail, no divergence and BFMI above 0.3, by an exact algorithm. ``fair``: R-hat below 1.05, 25 effective
     draws a chain, at most 1 % divergences. ``poor`` else; ``failed`` if the run broke down.
     """
     said = (
@@ -69,8 +70,10 @@ def judge(
         f"{found.ess_tail:.0f} (tail), {found.divergences} divergences"
     )
     least = min(found.ess_bulk, found.ess_tail) / num_chains
-    clean = found.divergences == 0 and not found.bfmi < BFMI and exact
+    clean = found.divergences == 0 and not found.bfmi < BFMI and exact and num_chains > 1
     advice = []
+    if num_chains == 1:
+        advice.append("One chain cannot show that others would go elsewhere.")
     if not exact:
         advice.append(
             "The algorithm is exact only as its step size goes to zero, which no diagnostic of "

@@ -10,7 +10,7 @@ from samplers.algorithms import NUTS, Algorithm
 from samplers.chains import Chains
 from samplers.convergence import Convergence, bfmi, judge, rhat_and_ess
 from samplers.coordinates import noise_target
-from samplers.kept import MAX_DOUBLINGS, Transition
+from samplers.kept import Transition
 from vi import Posterior, Target, fit
 from vi import target as make_target
 from vi.clock import Clock
@@ -96,7 +96,7 @@ def mcmc(
     options = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     state, stopped = iterate(run, options, total=run.num_steps)
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
-    found = _convergence(state.kept, target)
+    found = _convergence(state.kept, target, algorithm)
     cost = {
         "gradients": state.gradients,
         "warmup_gradients": state.warmup_gradients,
@@ -114,7 +114,7 @@ def mcmc(
     return Chains(target, state.kept, status, verdict, found, cost, start, key, about)
 
 
-def _convergence(kept: Transition, target: Target) -> Convergence:
+def _convergence(kept: Transition, target: Target, algorithm: Algorithm) -> Convergence:
     chains, samples, dim = kept.z.shape
     if samples < 4:
         nan = float("nan")
@@ -131,7 +131,7 @@ def _convergence(kept: Transition, target: Target) -> Convergence:
         transitions=chains * samples,
         bfmi=float(np.min(bfmi(kept.energy.astype(float)))),
         acceptance=float(kept.acceptance.mean()),
-        capped=float(np.mean(kept.leapfrogs >= 2**MAX_DOUBLINGS - 1)),
+        capped=float(np.mean(kept.leapfrogs >= algorithm.longest)),
     )
 
 

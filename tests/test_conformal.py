@@ -76,3 +76,16 @@ def test_a_missing_residual_changes_nothing():
 def test_alpha_is_a_share():
     with pytest.raises(ValueError, match="between 0 and 1"):
         online_conformal(1.0, alpha=1.5)
+
+
+def test_an_infinite_residual_is_one_miss():
+    """The radius afterwards is near that of a stream with a very large one in its place."""
+    residuals = np.abs(np.random.default_rng(0).normal(size=600)).astype(np.float32)
+    calibration = online_conformal(3.0, alpha=0.1)
+
+    def radius(bad):
+        seen = jnp.asarray(residuals).at[200].set(bad)
+        return jax.lax.scan(calibration.update, calibration.init(), seen)[0].radius
+
+    assert abs(radius(jnp.inf) - radius(1e6)) < 0.3
+    assert jnp.isfinite(radius(jnp.inf))

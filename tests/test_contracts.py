@@ -38,9 +38,17 @@ def describe(q, key, z):
 
 # ---- families ----------------------------------------------------------------------------------
 
+COSTLY = {"mixture_of_flows", "elbo_pathwise_mixture"}  # to compile
+
+
+def listed(registry):
+    """Names, those of costly entries marked as slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow) if name in COSTLY else name for name in registry]
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", listed(FAMILIES))
 def test_family(name, dtype):
     make = FAMILIES[name]
     traces = 0
@@ -77,7 +85,7 @@ def test_family(name, dtype):
         assert identical(back, q)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", listed(FAMILIES))
 def test_gradients_of_a_familys_density(name, x64):
     q = FAMILIES[name](jnp.asarray(LOC))
     z = jnp.asarray(np.linspace(-1, 1, DIM))
@@ -97,7 +105,7 @@ def finite_differences(f, at, gradient, h=1e-6):
 # ---- estimators --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", listed(ESTIMATORS))
 def test_estimator(name):
     entry = ESTIMATORS[name]
     make_family = FAMILIES[entry.family]

@@ -290,3 +290,43 @@ def test_single_precision_is_kept():
     for value in values(jnp.asarray(RNG.normal(size=(5, 2)), jnp.float32)):
         assert value.dtype == jnp.float32
         assert jnp.isfinite(value)
+
+
+def test_badly_scaled_gaussians_keep_their_digits():
+    """Single precision, variances over four orders: distances of a covariance from itself."""
+    for a in (jnp.diag(jnp.array([1.0, 1e-4])), jnp.diag(jnp.logspace(0, -3, 20))):
+        assert distances.bures(a, a) < 1e-5 * jnp.trace(a)
+        np.testing.assert_allclose(jax.grad(distances.bures)(a, a), 0, atol=1e-4)
+        mean = distances.bures_barycenter(jnp.stack([a] * 3), num_steps=5)
+        np.testing.assert_allclose(jnp.diag(mean), jnp.diag(a), rtol=1e-3)
+    w = jnp.diag(jnp.array([1.0, 1e-2]))
+    np.testing.assert_allclose(jax.grad(distances.bures_factor)(w, w @ w.T), 0, atol=1e-4)
+
+
+def test_histograms_may_have_empty_cells():
+    """Both masses zero at some pairs, a small regularisation: against the exact shift."""
+    grid = jnp.linspace(0.0, 1.0, 50)
+    a = jnp.where((grid > 0.45) & (grid < 0.55), 1.0, 0.0)
+    b = jnp.roll(a, 3)
+    plan = distances.sinkhorn((grid[:, None] - grid) ** 2, a, b, regularization=0.002)
+    assert np.all(np.isfinite(plan.matrix()))
+    assert abs(plan.transport_cost() / jnp.sum(plan.matrix()) - (3 / 49) ** 2) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda x, y: distances.mmd(x[:, :1], y, kernel("rbf", 3)), r"\(30, 1\) and \(40, 3\)"),
+        (lambda x, y: distances.mmd(x[:, 0], y[:, 0], kernel("rbf", 1)), "as a column"),
+        (lambda x, y: distances.sinkhorn_divergence(x[:, :1], y, regularization=1.0), "N, D"),
+        (lambda x, y: distances.wasserstein_1d(x[:, 0], y[:, 0], p=jnp.inf), "finite p"),
+        (lambda x, y: distances.bures(jnp.eye(2), jnp.eye(3)), "one shape"),
+        (
+            lambda x, y: distances.gaussian_wasserstein(x[0, :1], jnp.eye(3), y[0], jnp.eye(3)),
+            "means",
+        ),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(jnp.zeros((30, 3)), jnp.ones((40, 3)))

@@ -184,3 +184,23 @@ def test_what_cannot_be_is_refused():
     for how, says in ((Resampling("best"), "'systematic'"), (Resampling(gradient="x"), "'soft'")):
         with pytest.raises(ValueError, match=says):
             how(KEY, jnp.zeros((2, 1)), jnp.log(jnp.array([0.5, 0.5])))
+
+
+def test_a_dead_particle_leaves_gradients_finite():
+    """Its weight underflows; at the default share its rate is zero."""
+    soft = Resampling(gradient="soft")
+
+    def total(a):
+        return jnp.sum(soft(KEY, jnp.zeros((4, 1)), jax.nn.log_softmax(a))[1])
+
+    slopes = jax.grad(total)(jnp.array([0.0, 0.5, -200.0, 0.2]))
+    np.testing.assert_allclose(slopes, 0, atol=1e-6)  # as without gradients, at a share of one
+
+
+def test_the_last_stratum_does_not_revive_a_dead_particle():
+    """In single precision (N - 1 + u)/N rounds to one for some u."""
+    n = 100_000
+    log_weights = jnp.full(n, -jnp.log(n - 1.0)).at[-1].set(-jnp.inf)
+    draw = quick_jit(lambda key: Resampling()(key, jnp.arange(n)[:, None], log_weights)[0][-1, 0])
+    last = [int(draw(jax.random.key(i))) for i in range(300)]
+    assert max(last) < n - 1

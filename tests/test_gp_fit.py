@@ -316,6 +316,8 @@ def test_other_mistakes_are_named(fitted):
         fitted.predict(X, method="local", full_cov=True)
     with pytest.raises(ValueError, match=r"targets of shape \(7,\)"):
         fitted.log_predictive_density(NEW, Y)
+    with pytest.raises(TypeError, match=r"a kernel such as gp.Matern\(\); got 'rbf'"):
+        gp.fit(X, Y, key=KEY, kernel="rbf")
     with pytest.raises(TypeError, match="targets that are real numbers; got dtype <U1"):
         gp.fit(X, np.full(40, "a"), key=KEY)
     with pytest.raises(ValueError, match="num_neighbors >= 1 for method='local'; got 0"):

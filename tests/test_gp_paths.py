@@ -130,3 +130,11 @@ def test_other_kernels_have_no_features():
     fitted = gp.fit(x, x, key=KEY, train=False, kernel=gp.Matern() + gp.Linear())
     with pytest.raises(ValueError, match=r"got Linear. Draw at given points instead"):
         fitted.sample_paths(KEY)
+
+
+def test_inputs_are_taken_as_elsewhere(x64):
+    x = jnp.linspace(0.0, 3.0, 12)
+    paths = gp.fit(x, jnp.sin(x), key=KEY, train=False).sample_paths(KEY, 3)
+    np.testing.assert_array_equal(paths(x[:5]), paths(x[:5, None]))
+    with pytest.raises(ValueError, match=r"shape \(M, 1\); got \(5, 3\)"):
+        paths(jnp.zeros((5, 3)))

@@ -21,10 +21,12 @@ from gp.inducing import (
 )
 from gp.inducing.algebra import whitened
 from gp.inducing.coordinates import COORDINATES, Natural
+from gp.inducing.minibatch import _ended
 from gp.model import Data, Model
 from gp.parameters import as_arrays
 from tests.test_contracts import finite_differences, precision
 from vi.compile import quick_jit
+from vi.status import Status
 
 slow = pytest.mark.slow
 KEY = jax.random.key(0)
@@ -308,3 +310,17 @@ def test_what_cannot_be_is_refused(make, message):
 def test_inducing_inputs_that_coincide_are_merged(x64):
     z = np.concatenate([X[:4], X[:2]])
     assert InducingPrior.of(*functions(), inducing=z).z.shape == (4, 2)
+
+
+def test_a_series_with_nan_has_not_converged():
+    level, rising = np.tile([0.0, 0.1], 10), np.arange(20.0)
+    assert _ended(level) == Status.CONVERGED
+    assert _ended(rising) == _ended(np.append(rising, np.nan)) == Status.MAX_STEPS
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5])
+def test_numbers_of_steps_that_mean_nothing(steps):
+    with pytest.raises(ValueError, match="num_steps to be an integer >= 1"):
+        gp.fit(X, Y, key=KEY, num_steps=steps)
+    with pytest.raises(ValueError, match="train with minibatches; all are fixed"):
+        gp.fit(X, Y, key=KEY, method="inducing", minibatches=20, train=False)

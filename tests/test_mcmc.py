@@ -10,6 +10,7 @@ import pytest
 
 import samplers
 import vi
+from samplers.convergence import Convergence, judge, rhat_and_ess
 from tests.test_nuts import errors, good, shifted, target  # noqa: F401
 
 KEY = jax.random.key(11)
@@ -135,3 +136,15 @@ def test_settings_do_not_compile_again():
 def test_what_is_no_algorithm_is_refused(target):
     with pytest.raises(TypeError, match=r"samplers.HMC\(\)"):
         samplers.mcmc(target, key=KEY, algorithm="hmc")
+
+
+def test_one_chain_is_judged_by_its_halves():
+    """Fair at best; and a chain that wanders off is poor."""
+    x = np.random.default_rng(0).normal(size=(1, 1000))
+    rhat, bulk, tail = rhat_and_ess(x)
+    assert 0.99 < rhat < 1.02
+    assert min(bulk, tail) > 500
+    assert rhat_and_ess(x + np.linspace(0, 3, 1000))[0] > 1.2
+    found = Convergence(rhat, bulk, tail, "x", 0, 1000, 1.0, 0.8, 0.0)
+    assert judge(found, 1, vi.Status.CONVERGED, []).grade == "fair"
+    assert judge(found, 4, vi.Status.CONVERGED, []).grade == "good"

@@ -113,7 +113,17 @@ def test_objectives_are_values():
 # ---- as NumPyro's loss -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoIAFNormal])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        AutoNormal,
+        pytest.param(AutoMultivariateNormal, marks=SLOW),
+        pytest.param(AutoIAFNormal, marks=SLOW),
+    ],
+)
 def test_loss_agrees_with_numpyros(guide, x64):
     """Same guide, same parameters: means of 4000 particles, within 7 standard errors."""
     model, args = models.logistic, models.logistic_data()

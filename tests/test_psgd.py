@@ -49,6 +49,7 @@ def test_is_its_formula(group, fit, criterion, x64):
         assert np.allclose(found[t][0], x, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_low_rank_fit_is_its_formula(x64):
     """Written with full matrices; the coin decides whether U or V moves."""
     rng = np.random.default_rng(0)
@@ -82,6 +83,7 @@ def test_low_rank_fit_is_its_formula(x64):
     assert moved == {True, False}
 
 
+@pytest.mark.slow
 def test_kronecker_fit_is_its_formula(x64):
     """A matrix, a vector, a scalar, an empty leaf, and a matrix with one long side."""
     rng = np.random.default_rng(1)
@@ -170,6 +172,7 @@ def test_whitening_criterion_fits_the_inverse_root_of_the_second_moment(x64):
     assert np.linalg.norm(P - expected) < 0.15 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_fits_skip_products_between_periods():
     """Without an oracle, whitening; with a period, the factors change at its multiples only."""
     optimizer = psgd(KEY, 0.1, group="dense", criterion="whitening", period=3)

@@ -216,6 +216,7 @@ def costs(x, law):
         numpyro.factor("f", 2.0 * z)
 
 
+@pytest.mark.slow
 def test_what_a_mask_takes_out_is_drawn_all_the_same(x64):
     """Bernoulli rows: E f = 2 σ(a) each, and the divergence of the two that are left."""
     law = lambda logits: dist.Bernoulli(logits=logits)

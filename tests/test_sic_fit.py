@@ -57,6 +57,7 @@ def test_training_of_labels_is_that_of_the_process_with_all_neighbours(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, truth)
 
 
+@pytest.mark.slow
 def test_several_latents_share_a_graph(x64):
     x, _ = regression(30)
     kernels = gp.Matern(jnp.asarray([0.8, 2.0]), jnp.asarray([1.0, 0.5]))

@@ -11,6 +11,8 @@ from scipy import integrate, linalg, special, stats
 import gp
 from gp import methods
 from gp.dense import DensePrior
+from gp.model import Model
+from gp.parameters import largest_factor, parameters, unconstrained
 from gp.state_space import StateSpacePrior, markov, process
 from gp.state_space.process import incomplete_gammas
 from tests.test_contracts import precision
@@ -192,3 +194,14 @@ def test_a_hundred_thousand_points(x64):
     slope, once = quick_jit(jax.grad(value))(kernel), quick_jit(value)
     moved = [once(dataclasses.replace(kernel, lengthscale=1.0 + h)) for h in (1e-4, -1e-4)]
     np.testing.assert_allclose(slope.lengthscale, (moved[0] - moved[1]) / 2e-4, rtol=1e-5)
+
+
+def test_a_step_of_training_moves_nothing_by_far(x64):
+    """Far away the filter's evidence may be anything, so the search of a line must not go there."""
+    model = Model(gp.Matern(2.0, 3.0), gp.ConstantMean(1.0), gp.Gaussian(0.1))
+    values = unconstrained(model, parameters(model))
+    far = dict(values)
+    far["kernel.variance"] = values["kernel.variance"] + 7.0
+    far["mean.constant"] = values["mean.constant"] + 100.0  # has no scale of its own
+    assert float(largest_factor(model, far, values)) == 7.0
+    assert float(largest_factor(model, values, values)) == 0.0

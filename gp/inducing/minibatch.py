@@ -212,8 +212,8 @@ def _ended(elbos: np.ndarray) -> Status:
         return Status.MAX_STEPS
     last, before = elbos[-size:], elbos[-2 * size : -size]
     error = np.sqrt((last.var(ddof=1) + before.var(ddof=1)) / size)
-    risen = last.mean() - before.mean() > _RISE * error
-    return Status.MAX_STEPS if risen else Status.CONVERGED
+    settled = last.mean() - before.mean() <= _RISE * error  # not so if any is NaN
+    return Status.CONVERGED if settled else Status.MAX_STEPS
 
 
 _COMPILED: dict = {}

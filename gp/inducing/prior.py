@@ -249,9 +249,9 @@ class InducingPrior:
         if share < _SAID and gap < GAP * len(self.x):
             return []
         return [
-            f"The {self.z.shape[-2]} inducing inputs leave {share:.1%} of the prior variance "
-            f"unexplained; with all inputs the bound would be up to {gap:.3g} nats higher. Raise "
-            "num_inducing."
+            f"The {self.z.shape[-2]} inducing inputs leave {100 * share:.2g} % of the prior "
+            f"variance unexplained; with all inputs the bound would be up to {gap:.3g} nats "
+            "higher. Raise num_inducing."
         ]
 
 

@@ -85,7 +85,7 @@ def _rows(key: Array, batch: int, count: int) -> Array:
 def take_steps(
     optimizer: Any, arrays: tuple, fixed: tuple, count: Array, settings: tuple[int, str]
 ) -> tuple:
-    """Up to so many steps, and their mean ELBO."""
+    """Up to so many steps, and the mean ELBO of those at which it is finite."""
     model, z, data, priors, key, most = fixed
     batch, name = settings
     whiten, hold = COORDINATES[name]
@@ -127,9 +127,11 @@ def take_steps(
         rate = jnp.where(rose, jnp.minimum(2 * rate, most), jnp.maximum(0.5 * rate, _LEAST_RATE))
         skips = jnp.where(finite, 0, skips + 1)
         status = jnp.where(skips > MAX_SKIPS, Status.NONFINITE, status).astype(jnp.int32)
-        total = total + jnp.where(finite, stop(elbo), before)
+        now = jnp.where(rose, stop(elbo), before)
+        seen = jnp.isfinite(now)
+        total = total + jnp.stack([jnp.where(seen, now, 0), seen.astype(now.dtype)])
         return (time + 1, values, opt_state, held, rate, skips, status), total
 
-    zero = jnp.zeros((), data.y.dtype)
-    arrays, total = jax.lax.fori_loop(0, count, step, (arrays, zero))
-    return arrays, total / count
+    zero = jnp.zeros(2, data.y.dtype)
+    arrays, (total, seen) = jax.lax.fori_loop(0, count, step, (arrays, zero))
+    return arrays, total / seen

@@ -36,9 +36,9 @@ class Filtered(NamedTuple):
     log_weights: Float[Array, "T N"]
     effective: Float[Array, " T"]  # effective number of particles
 
-    def mean(self) -> Float[Array, "T D"]:
+    def mean(self) -> Float[Array, "T ..."]:
         """Means of the states given what was seen until their time."""
-        return jnp.einsum("tn,tnd->td", jnp.exp(self.log_weights), self.particles)
+        return jnp.einsum("tn,tn...->t...", jnp.exp(self.log_weights), self.particles)
 
 
 def _draw(key: Array, law: Any) -> tuple[Array, Array]:

@@ -56,15 +56,16 @@ class Resampling:
             raise ValueError(
                 f"Resampling: expected scheme 'systematic' or 'multinomial'; got {self.scheme!r}."
             )
-        ancestors = jnp.minimum(jnp.searchsorted(steps, points, side="right"), n - 1)
-        log_rates = jnp.log(rates)
+        points = jnp.minimum(points, 1 - jnp.finfo(steps.dtype).epsneg)  # rounding reaches 1
+        ancestors = jnp.searchsorted(steps, points, side="right")
+        log_rates = jnp.log(rates[ancestors])  # of those chosen, none of which is zero
         if self.gradient == "score":
             log_rates = jax.lax.stop_gradient(log_rates)
         elif self.gradient not in ("soft", "none"):
             raise ValueError(
                 f"Resampling: expected gradient 'score', 'soft' or 'none'; got {self.gradient!r}."
             )
-        new = (log_weights - log_rates)[ancestors] - jnp.log(n)
+        new = log_weights[ancestors] - log_rates - jnp.log(n)
         if self.gradient == "none":
             new = jax.lax.stop_gradient(new)
         return particles[ancestors], new

@@ -92,7 +92,7 @@ def entropic_fictitious_play(
     def step(
         rng_key: Array, state: FictitiousPlayState
     ) -> tuple[FictitiousPlayState, ParticleInfo]:
-        choose_key, *keys = jax.random.split(rng_key, inner_steps + 1)
+        choose_key, move_key = jax.random.split(rng_key)
         slopes = jax.grad(lambda h: jnp.sum(loss(h)))(state.outputs)
 
         def potential(theta: Array) -> Array:
@@ -108,7 +108,7 @@ def entropic_fictitious_play(
             return (new, kept + jnp.sum(~finite)), None
 
         start = (state.response, jnp.zeros((), int))
-        (response, kept), _ = jax.lax.scan(move, start, jnp.stack(keys))
+        (response, kept), _ = jax.lax.scan(move, start, jax.random.split(move_key, inner_steps))
         gamma = jnp.asarray(rate, state.outputs.dtype)
         outputs = state.outputs + gamma * (outputs_of(response) - state.outputs)
         replaced = jax.random.bernoulli(choose_key, gamma, (len(response), 1))

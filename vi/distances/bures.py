@@ -5,25 +5,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def _power(matrix: Array, exponent: float) -> Array:
-    """A power of a positive semi-definite matrix; if negative, of its pseudo-inverse."""
+def _root(matrix: Array) -> Array:
+    """The square root of a positive semi-definite matrix, without what is a rounding error."""
     values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
     floor = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.maximum(values[-1], 0)
-    kept = values > floor
-    powers = jnp.where(kept, jnp.where(kept, values, 1) ** exponent, 0)
-    return (vectors * powers) @ vectors.T
+    return (vectors * jnp.sqrt(jnp.where(values > floor, values, 0))) @ vectors.T
 
 
-def _root_trace(matrix: Array) -> Array:
-    """The trace of the square root; eigenvalues that are rounding errors count as zero."""
-    values = jnp.linalg.eigvalsh(matrix)
-    floor = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.maximum(values[-1], 0)
-    return jnp.sum(jnp.sqrt(jnp.where(values > floor, values, 0)))
+def _inverses(values: Array, size: int) -> Array:
+    """Of singular values, largest first; those that are rounding errors count as zero."""
+    kept = values > size * jnp.finfo(values.dtype).eps * values[0]
+    return jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
 
 
-def _map_through(root: Array, other: Array) -> Array:
-    """``B½ (B½ A B½)^-½ B½`` for a root B½ and A = ``other``: the optimal map from A to B."""
-    return root @ _power(root @ other @ root, -0.5) @ root
+def _coupling(first: Array, second: Array) -> tuple[Array, Array, Array]:
+    """The trace of ``(A½ B A½)½``, and the optimal maps from A to B and from B to A.
+
+    From the singular values of B½ A½: those of its square would lose the small half of the digits.
+    """
+    if first.ndim != 2 or first.shape != second.shape or len(first) != first.shape[1]:
+        raise ValueError(
+            "bures: expected two covariances of one shape (D, D); got shapes "
+            f"{first.shape} and {second.shape}."
+        )
+    first_root, second_root = _root(first), _root(second)
+    left, values, right = jnp.linalg.svd(second_root @ first_root)
+    scales = jnp.sqrt(_inverses(values, len(first)))
+    forth, back = second_root @ left * scales, first_root @ right.T * scales
+    return jnp.sum(values), forth @ forth.T, back @ back.T
 
 
 @jax.custom_jvp
@@ -44,8 +53,11 @@ def bures(first: Float[Array, "D D"], second: Float[Array, "D D"]) -> Float[Arra
     Returns:
       Shape ``()``, squared units; not negative.
 
+    Raises:
+      ValueError: if the shapes are not one (D, D).
+
     Complexity:
-      Two eigendecompositions, O(D³); two more for a gradient.
+      Two eigendecompositions and one of singular values, O(D³), and again for a gradient.
 
     Reference: Bhatia, Jain and Lim (2019), "On the Bures-Wasserstein distance between positive
     definite matrices"; gradient as in Bréchet, Papagiannouli, An and Montúfar (2023), "Critical
@@ -58,8 +70,7 @@ def bures(first: Float[Array, "D D"], second: Float[Array, "D D"]) -> Float[Arra
       >>> float(bures(jnp.diag(jnp.array([4.0, 1.0])), jnp.eye(2)))
       1.0
     """
-    root = _power(first, 0.5)
-    fidelity = _root_trace(root @ second @ root)
+    fidelity, _, _ = _coupling(first, second)
     return jnp.maximum(jnp.trace(first) + jnp.trace(second) - 2 * fidelity, 0)
 
 
@@ -68,8 +79,7 @@ def _bures_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     first, second = primals
     d_first, d_second = tangents
     eye = jnp.eye(len(first), dtype=first.dtype)
-    to_second = _map_through(_power(second, 0.5), first)
-    to_first = _map_through(_power(first, 0.5), second)
+    _, to_second, to_first = _coupling(first, second)
     change = jnp.sum((eye - to_second) * d_first) + jnp.sum((eye - to_first) * d_second)
     return bures(first, second), change
 
@@ -97,9 +107,17 @@ def gaussian_wasserstein(
     Returns:
       Shape ``()``, squared units.
 
+    Raises:
+      ValueError: if shapes do not fit.
+
     Complexity:
       As `bures`.
     """
+    if not (first_loc.shape == second_loc.shape == (len(first_covariance),)):
+        raise ValueError(
+            "gaussian_wasserstein: expected means (D,) of covariances (D, D); got shapes "
+            f"{first_loc.shape}, {second_loc.shape} and {first_covariance.shape}."
+        )
     return jnp.sum((first_loc - second_loc) ** 2) + bures(first_covariance, second_covariance)
 
 
@@ -153,12 +171,9 @@ def bures_barycenter(
     shares = shares / jnp.sum(shares)
 
     def step(s: Array, _: None) -> tuple[Array, None]:
-        root, inverse = _power(s, 0.5), _power(s, -0.5)
-        mean = jnp.einsum(
-            "k,kij->ij", shares, jax.vmap(lambda c: _power(root @ c @ root, 0.5))(covariances)
-        )
-        half = mean @ inverse
-        return half.T @ half, None
+        maps = jax.vmap(lambda c: _coupling(s, c)[1])(covariances)
+        mean = jnp.einsum("k,kij->ij", shares, maps)
+        return mean @ s @ mean, None
 
     start = jnp.einsum("k,kij->ij", shares, covariances)
     return jax.lax.scan(step, start, length=num_steps)[0]
@@ -176,10 +191,10 @@ def bures_factor(
         ∇_W = 2 (I - T) W
 
     with T the optimal map of `bures`. Without perturbation it is
-    :math:`|W|^2 + \operatorname{tr} Σ - 2 \operatorname{tr}(W^T Σ W)^{1/2}`, which needs products
-    with Σ only, and whose derivative in W leaves out the directions that W lacks where its rank is
-    not full. A perturbation τ > 0 makes the loss smooth everywhere; its
-    minimum over W is then that of the R largest eigenvalues of Σ - τI.
+    :math:`|W|^2 + \operatorname{tr} Σ - 2 \operatorname{tr}(W^T Σ W)^{1/2}`, whose derivative in W
+    leaves out the directions that W lacks where its rank is not full. A perturbation τ > 0 makes
+    the loss smooth everywhere; its minimum over W is then that of the R largest eigenvalues of
+    Σ - τI.
 
     The minimum over W of rank R, at τ = 0, spans the R leading eigenvectors and has as its value
     the sum of the other eigenvalues.
@@ -187,7 +202,7 @@ def bures_factor(
     Args:
       factor: W.
       covariance: Σ, symmetric positive semi-definite.
-      perturbation: τ ≥ 0, squared units. The Python number 0 takes the cheap form.
+      perturbation: τ ≥ 0, squared units.
 
     Returns:
       Shape ``()``, squared units.
@@ -196,7 +211,7 @@ def bures_factor(
       ValueError: if shapes do not fit.
 
     Complexity:
-      O(D² R + R³); O(D³) with a perturbation.
+      O(D³), of an eigendecomposition of Σ.
 
     Reference: Bréchet, Papagiannouli, An and Montúfar (2023), "Critical points and convergence
     analysis of generative deep linear networks trained with Bures-Wasserstein loss"; the
@@ -221,8 +236,8 @@ def bures_factor(
 
 @jax.custom_jvp
 def _factor_loss(factor: Array, covariance: Array) -> Array:
-    gram = factor.T @ covariance @ factor
-    fidelity = _root_trace(gram)
+    values = jnp.linalg.svd(_root(covariance) @ factor, compute_uv=False)
+    fidelity = jnp.sum(values)
     return jnp.maximum(jnp.sum(factor**2) + jnp.trace(covariance) - 2 * fidelity, 0)
 
 
@@ -230,9 +245,11 @@ def _factor_loss(factor: Array, covariance: Array) -> Array:
 def _factor_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     factor, covariance = primals
     d_factor, d_covariance = tangents
-    moved = covariance @ factor
-    inverse_root = _power(factor.T @ moved, -0.5)
-    mapped = factor @ inverse_root
-    change = 2 * jnp.sum((factor - moved @ inverse_root) * d_factor)
-    change = change + jnp.trace(d_covariance) - jnp.sum((mapped @ factor.T) * d_covariance)
+    root = _root(covariance)
+    left, values, right = jnp.linalg.svd(root @ factor, full_matrices=False)
+    inverses = _inverses(values, len(factor))
+    mapped = (root @ left * (inverses > 0)) @ right  # T W
+    back = factor @ right.T * jnp.sqrt(inverses)
+    change = 2 * jnp.sum((factor - mapped) * d_factor)
+    change = change + jnp.trace(d_covariance) - jnp.sum((back @ back.T) * d_covariance)
     return _factor_loss(factor, covariance), change

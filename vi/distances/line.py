@@ -1,8 +1,12 @@
 """Wasserstein distances on the line, exact, and averaged over directions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vi.distances.shapes import check_samples
 
 
 def _root(x: Array, p: float) -> Array:
@@ -78,10 +82,10 @@ def wasserstein_1d(
       >>> float(wasserstein_1d(jnp.array([0.0, 1.0]), jnp.array([3.0])))
       2.5
     """
-    if x.ndim != 1 or y.ndim != 1 or 0 in (x.size, y.size) or p < 1:
+    if x.ndim != 1 or y.ndim != 1 or 0 in (x.size, y.size) or not 1 <= p < math.inf:
         raise ValueError(
-            f"wasserstein_1d: expected two vectors and p >= 1; got shapes {x.shape} and {y.shape}, "
-            f"p = {p}. For points of several coordinates see sliced_wasserstein and sinkhorn."
+            f"wasserstein_1d: expected two vectors and a finite p >= 1; got shapes {x.shape} and "
+            f"{y.shape}, p = {p}. For points of several coordinates see sliced_wasserstein."
         )
     for name, z, weights in (("x", x, x_weights), ("y", y, y_weights)):
         if weights is not None and weights.shape != z.shape:
@@ -130,10 +134,11 @@ def sliced_wasserstein(
       >>> round(float(sliced_wasserstein(jax.random.key(1), x, x + 1.0, num_projections=2000)), 1)
       1.0
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or p < 1 or num_projections < 1:
+    check_samples("sliced_wasserstein", x, y)
+    if not 1 <= p < math.inf or num_projections < 1:
         raise ValueError(
-            "sliced_wasserstein: expected samples (N, D) and (M, D), p >= 1 and num_projections >= "
-            f"1; got shapes {x.shape} and {y.shape}, p = {p}, num_projections = {num_projections}."
+            "sliced_wasserstein: expected a finite p >= 1 and num_projections >= 1; got p = "
+            f"{p}, num_projections = {num_projections}."
         )
     normal = jax.random.normal(key, (num_projections, x.shape[1]), x.dtype)
     directions = normal / jnp.linalg.norm(normal, axis=1, keepdims=True)

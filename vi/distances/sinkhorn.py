@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vi.distances.shapes import check_samples
 from vi.module import module
 
 CHECK_EVERY = 10  # steps between looks at the marginals
@@ -42,6 +43,8 @@ class Plan:
     def matrix(self) -> Float[Array, "N M"]:
         """P; O(N M)."""
         exponent = (self.f[:, None] + self.g[None] - self.cost) / self.regularization
+        some = (self.source[:, None] > 0) | (self.sink > 0)  # elsewhere nothing bounds it
+        exponent = jnp.where(some, exponent, 0)
         return self.source[:, None] * self.sink * jnp.exp(exponent)
 
     def transport_cost(self) -> Float[Array, ""]:
@@ -208,7 +211,7 @@ def sinkhorn_divergence(
     y: Float[Array, "M D"],
     *,
     regularization: float | Array,
-    max_steps: int = 1_000,
+    max_steps: int = 10_000,
     tolerance: float | Array = 1e-4,
 ) -> Float[Array, ""]:
     r"""The debiased entropic transport cost between two samples, of squared distance.
@@ -224,11 +227,16 @@ def sinkhorn_divergence(
       x: sample.
       y: sample.
       regularization: ε > 0, in squared units of the points.
-      max_steps: as for `sinkhorn`, which solves the three problems.
+      max_steps: as for `sinkhorn`, which solves the three problems. Where they do not suffice, as
+        they may for an ε far below the squared distances, the value is too low, and
+        ``sinkhorn(...).error`` tells.
       tolerance: likewise.
 
     Returns:
       Shape ``()``.
+
+    Raises:
+      ValueError: if the points are not of one number of coordinates.
 
     Complexity:
       As three of `sinkhorn`; O(N M + N² + M²) memory.
@@ -240,6 +248,7 @@ def sinkhorn_divergence(
       >>> round(float(sinkhorn_divergence(x, x + 0.5, regularization=0.5)), 2)
       0.5
     """
+    check_samples("sinkhorn_divergence", x, y)
 
     def cost(a: Array, b: Array) -> Array:
         squared = jnp.sum((a[:, None] - b[None]) ** 2, -1)
