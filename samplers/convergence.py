@@ -62,8 +62,9 @@ def judge(
     """Grade chains.
 
     ``good``: R-hat of several chains below 1.01, at least 100 effective draws a chain of bulk and
-    of tail, no divergence and BFMI above 0.3, by an exact algorithm. ``fair``: R-hat below 1.05, 25 effective
-    draws a chain, at most 1 % divergences. ``poor`` else; ``failed`` if the run broke down.
+    of tail, no divergence and BFMI above 0.3, by an exact algorithm. ``fair``: R-hat below 1.05,
+    25 effective draws a chain, at most 1 % divergences. ``poor`` else; ``failed`` if the run broke
+    down.
     """
     said = (
         f"R-hat at most {found.rhat:.3f}, effective draws at least {found.ess_bulk:.0f} (bulk) and "
