@@ -17,7 +17,7 @@ examples: demo ## every example
 	$(BIN)/python examples/elevation.py --out $(OUT)
 	$(BIN)/python examples/flow_posterior.py --out $(OUT)
 
-test: $(VENV)/.test ## the default tests, about ten minutes on two cores
+test: $(VENV)/.test ## the default tests, about a quarter of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test ## the long tests
