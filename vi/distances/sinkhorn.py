@@ -174,12 +174,13 @@ def sinkhorn(
     return Plan(cost, source, sink, epsilon, f, g, error, steps, jnp.zeros_like(steps))
 
 
+@jax.jit
 def _solve(
     cost: Array,
     source: Array,
     sink: Array,
     epsilon: Array,
-    max_steps: int,
+    max_steps: int | Array,
     tolerance: float | Array,
 ) -> tuple[Array, Array, Array, Array]:
     log_a, log_b = log_mass(source), log_mass(sink)
