@@ -146,9 +146,9 @@ def test_estimators_and_gaussian_optimizers():
     ("options", "says"),
     [
         ({"family": "gaussian"}, "expected family in"),
-        ({"num_steps": 0}, "num_steps >= 1"),
+        ({"num_steps": 0}, "num_steps to be a whole number >= 1"),
         ({"learning_rate": 0.0}, "learning_rate > 0"),
-        ({"num_draws": 0}, "num_draws >= 1"),
+        ({"num_draws": 0}, "num_draws to be a whole number >= 1"),
         ({"rank": 2}, "rank only with"),
         ({"blocks": [["beta"]]}, "blocks only with"),
         ({"budget": 10}, "budget only with"),

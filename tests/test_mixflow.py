@@ -163,6 +163,7 @@ def test_contract(name, dtype):
         assert jax.tree.structure(back) == structure
 
 
+@pytest.mark.slow
 def test_a_start_that_is_given_or_trained(fits):
     """The Gaussian that was found costs nothing again; a flow is trained first, and helps."""
     gaussian, mixed = fits

@@ -189,6 +189,7 @@ def test_what_cannot_be_is_refused():
         particles.svgd(gaussian, 0.1).init(jnp.zeros(3))
 
 
+@pytest.mark.slow
 def test_double_precision_is_kept(x64):
     for how in (
         particles.svgd(lambda x: -jnp.sum(x**2), 0.1),

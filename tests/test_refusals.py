@@ -253,6 +253,7 @@ def test_acceptance_rejection_sums_over_events(x64):
     compare(found, exact, {"a": jnp.array(0.3)})
 
 
+@pytest.mark.slow
 def test_gammas_of_small_shape_stay_inside_the_support():
     """Their draws underflow in 32 bits; at zero log density and gradient are not finite."""
 

@@ -54,6 +54,7 @@ def normalisers(count):
     return np.asarray(quick_jit(jax.vmap(value))(jax.random.split(KEY, count)))
 
 
+@pytest.mark.slow
 def test_normalisers_are_unbiased(x64, monkeypatch):
     """Against the evidence. Twin: moves that are always accepted leave no target invariant."""
     assert_mean(normalisers(8192), EVIDENCE)
