@@ -24,14 +24,24 @@ JITTER = 1e-6  # of a column's variance, added to it
 
 
 class DensityFit(NamedTuple):
-    """A flow fitted to data, and how it went."""
+    """A flow fitted to data, and how it went.
 
-    flow: Flow  # of the chunk that was best on the rows held out
-    log_likelihood: float  # of the rows held out, nats a row; the flow was chosen by it
-    gaussian: float  # the same of the Gaussian that the flow started from
-    history: np.ndarray  # the same after every chunk
-    num_steps: int  # taken
-    settled: bool  # whether it had stopped rising before the steps ran out
+    Attributes:
+      flow: as it was after the chunk that was best on the rows held out; where no chunk was
+        better than the start, the Gaussian, and then ``log_likelihood == gaussian``.
+      log_likelihood: of the rows held out, nats a row; the flow was chosen by it.
+      gaussian: the same of the Gaussian that the flow started from.
+      history: the same after every chunk of 100 steps.
+      num_steps: steps taken.
+      settled: whether it had stopped rising before the steps ran out.
+    """
+
+    flow: Flow
+    log_likelihood: float
+    gaussian: float
+    history: np.ndarray
+    num_steps: int
+    settled: bool
 
 
 def fit_density(

@@ -48,7 +48,7 @@ def prepare(
         if isinstance(part, str):
             raise TypeError(
                 f"{owner}: expected a {name} such as "
-                f"{'gp.Matern()' if name == 'kernel' else 'gp.Constant()'}; got {part!r}."
+                f"{'gp.Matern()' if name == 'kernel' else 'gp.ConstantMean()'}; got {part!r}."
             )
     x = as_inputs(x, owner)
     if likelihood is None:

@@ -147,6 +147,8 @@ def test_estimators_and_gaussian_optimizers():
     [
         ({"family": "gaussian"}, "expected family in"),
         ({"num_steps": 0}, "num_steps to be a whole number >= 1"),
+        ({"num_steps": 2.5}, "num_steps to be a whole number >= 1; got 2.5"),
+        ({"num_draws": float("nan")}, "num_draws to be a whole number >= 1; got nan"),
         ({"learning_rate": 0.0}, "learning_rate > 0"),
         ({"num_draws": 0}, "num_draws to be a whole number >= 1"),
         ({"rank": 2}, "rank only with"),

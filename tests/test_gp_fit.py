@@ -318,6 +318,8 @@ def test_other_mistakes_are_named(fitted):
         fitted.log_predictive_density(NEW, Y)
     with pytest.raises(TypeError, match=r"a kernel such as gp.Matern\(\); got 'rbf'"):
         gp.fit(X, Y, key=KEY, kernel="rbf")
+    with pytest.raises(TypeError, match=r"a mean such as gp.ConstantMean\(\); got 'zero'"):
+        gp.fit(X, Y, key=KEY, mean="zero")
     with pytest.raises(TypeError, match="targets that are real numbers; got dtype <U1"):
         gp.fit(X, np.full(40, "a"), key=KEY)
     with pytest.raises(ValueError, match="num_neighbors >= 1 for method='local'; got 0"):

@@ -52,7 +52,7 @@ class FitOptions:
             )
         for name in ("num_steps", "num_draws", "rank", "budget"):
             value = getattr(self, name)
-            if value is not None and (value < 1 or value != int(value)):
+            if value is not None and not (value >= 1 and value % 1 == 0):
                 raise ValueError(f"vi.fit: expected {name} to be a whole number >= 1; got {value}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"vi.fit: expected learning_rate > 0; got {self.learning_rate}.")
