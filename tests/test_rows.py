@@ -96,7 +96,7 @@ def test_what_a_posterior_does_without_its_rows(fitted, stored, tmp_path):
     assert fitted.predictive(jax.random.key(2), X[:4], num_samples=7)["t"].shape == (7, 4)
     groups = set(fitted.to_datatree(20).children)
     assert groups == {"posterior", "sample_stats"}
-    with pytest.raises(TypeError, match="in memory for log_likelihood"):
+    with pytest.raises(TypeError, match="rows in memory"):
         fitted.to_datatree(20, log_likelihood=True)
     fitted.save(tmp_path / "fit.npz")
     loaded = vi.Posterior.load(tmp_path / "fit.npz", model, *stored, batch_size=B)

@@ -192,8 +192,8 @@ class Posterior(Drawn):
         if log_likelihood:
             if not observed:
                 raise TypeError(
-                    "Posterior.to_datatree: expected a NumPyro model with observed sites in "
-                    "memory for log_likelihood=True; the target has none."
+                    "Posterior.to_datatree: expected a NumPyro model with observed sites for "
+                    "log_likelihood=True, and their rows in memory; the target has none."
                 )
             pointwise = evaluate.log_likelihood(self.target, z)
             groups["log_likelihood"] = {k: np.asarray(v)[None] for k, v in pointwise.items()}
