@@ -71,6 +71,10 @@ from gp.prior import (
 from gp.sites import (
     Sites,
 )
+from gp.within import (
+    WithinPosterior,
+    sparse_within_sparse,
+)
 
 __all__ = [
     "ActiveDimensions",
@@ -108,6 +112,7 @@ __all__ = [
     "Stream",
     "StudentT",
     "Sum",
+    "WithinPosterior",
     "Zero",
     "deep",
     "fit",
@@ -119,5 +124,6 @@ __all__ = [
     "load",
     "ordinal",
     "pointwise",
+    "sparse_within_sparse",
     "stream",
 ]

@@ -159,7 +159,7 @@ class MinibatchRun:
             steps=np.append(state.steps, int(arrays[0])),
         )
         if int(state.status) == Status.RUNNING and int(state.step) >= self.num_steps:
-            return state._replace(status=np.int32(_ended(state.elbos)))
+            return state._replace(status=np.int32(ended(state.elbos)))
         return state
 
     def done(self, state: MinibatchState) -> bool:
@@ -205,7 +205,7 @@ def inducing_inputs(prior: Any) -> Array:
     return prior.prior.z if isinstance(prior, IndependentPrior) else prior.z
 
 
-def _ended(elbos: np.ndarray) -> Status:
+def ended(elbos: np.ndarray) -> Status:
     """Whether the ELBO had stopped rising: its last third of chunks against the one before."""
     size = len(elbos) // 3
     if size < 2:
