@@ -2,11 +2,13 @@
 
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from gp.model import Model
+from gp.sic.columns import inverse_columns
 from vi.module import module
 
 _JITTER = {"float32": 1e-4, "float64": 1e-7}  # of the variance, added to that of u
@@ -59,9 +61,13 @@ class Within:
         self, x: Float[Array, "B D"], near: Int[Array, "B H"]
     ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         """Means and variances of the function at inputs that see the variables ``near``."""
-        tril, _ = self._factor(near)
-        a = self._features(tril, x, near)
-        return self._seen(tril, a, x, near)
+        z = jnp.concatenate([self.z[near], x[:, None]], 1)
+        u = self._standardised(z, jnp.ones(z.shape[:2], bool))
+        rest = u[:, -1] ** -2
+        weights = -u[:, :-1] / u[:, -1:]
+        mean = self.model.mean(x) + jnp.sum(weights * self.centre[near], -1)
+        spread = jnp.sum(self._through(weights, near) ** 2, -1)
+        return mean, jnp.maximum(rest - self._jitter(x), 0.0) + spread
 
     def parts(self, x: Array, y: Array, near: Int[Array, "B H"], before: Array | None) -> Parts:
         r"""The ELBO's terms.
@@ -76,35 +82,22 @@ class Within:
             :math:`E_q[\log q(u_j | u_{<j}) - \log p(u_j | u_{n(j)})]`; if None, they are
             KL(q(u_I) ‖ p(u_I)) of each datum.
         """
-        tril, _ = self._factor(near)
-        a = self._features(tril, x, near)
-        found = self.model.likelihood.expect(*self._seen(tril, a, x, near), y)
-        if before is None:
-            return Parts(found.value, self._blocks(tril, near))
-        return Parts(found.value, self._chain(before))
+        found = self.model.likelihood.expect(*self.marginals(x, near), y)
+        divergence = self._blocks(near) if before is None else self._chain(before)
+        return Parts(found.value, divergence)
 
-    def _factor(self, rows: Int[Array, "B H"]) -> tuple[Array, Array]:
-        """Cholesky factors of prior covariances, with ones where there is no variable."""
-        size = len(self.z)
-        there = rows < size
-        z = self.z[jnp.where(there, rows, 0)]
+    def _jitter(self, x: Array) -> Array:
+        return self.model.kernel.diagonal(x) * _JITTER[x.dtype.name]
+
+    def _covariance(self, z: Float[Array, "B H D"]) -> Float[Array, "B H H"]:
+        eye = jnp.eye(z.shape[-2], dtype=z.dtype)
+        return self.model.kernel(z, z) + self._jitter(z)[..., None] * eye
+
+    def _standardised(self, z: Float[Array, "B H D"], there: Array) -> Float[Array, "B H"]:
+        """The last variable given the others, over its standard deviation, as weights of all."""
         both = there[..., :, None] & there[..., None, :]
-        eye = jnp.eye(rows.shape[-1], dtype=z.dtype)
-        matrix = jnp.where(both, self.model.kernel(z, z), eye)
-        variance = self.model.kernel.diagonal(z) * _JITTER[z.dtype.name]
-        matrix = matrix + jnp.where(there, variance, 0.0)[..., None] * eye
-        return jnp.linalg.cholesky(matrix), there
-
-    def _features(self, tril: Array, x: Array, near: Array) -> Float[Array, "B H 1"]:
-        cross = self.model.kernel(self.z[near], x[:, None])
-        return solve_triangular(tril, cross, lower=True)
-
-    def _seen(self, tril: Array, a: Array, x: Array, near: Array) -> tuple[Array, Array]:
-        weights = solve_triangular(tril, a, lower=True, trans=1)[..., 0]
-        mean = self.model.mean(x) + jnp.sum(weights * self.centre[near], -1)
-        spread = jnp.sum(self._through(weights, near) ** 2, -1)
-        variance = self.model.kernel.diagonal(x) - jnp.sum(a[..., 0] ** 2, -1) + spread
-        return mean, jnp.maximum(variance, 0.0)
+        blocks = jnp.where(both, self._covariance(z), jnp.eye(z.shape[-2], dtype=z.dtype))
+        return inverse_columns(blocks)[0]
 
     def _block(self, rows: Int[Array, "B H"]) -> Float[Array, "B H H"]:
         """L_I; rows of variables that are not there are zero."""
@@ -125,24 +118,45 @@ class Within:
         there = rows < len(self.z)
         return jnp.where(there, self.scale[jnp.where(there, rows, 0)], 0.0) * weights
 
-    def _blocks(self, tril: Array, near: Array) -> Float[Array, " B"]:
+    def _blocks(self, near: Array) -> Float[Array, " B"]:
         """KL(q(u_I) ‖ p(u_I))."""
-        half = solve_triangular(tril, self._block(near), lower=True)
-        moved = solve_triangular(tril, self.centre[near][..., None], lower=True)
-        square = jnp.sum(half**2, (-2, -1)) + jnp.sum(moved**2, (-2, -1)) - near.shape[-1]
-        prior = jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
-        return 0.5 * square + prior - jnp.sum(jnp.log(self.scale[near]), -1)
+        inverse, log_det = inverse_and_log_det(self._covariance(self.z[near]))
+        block, centre = self._block(near), self.centre[near]
+        square = jnp.sum((inverse @ block) * block, (-2, -1)) - near.shape[-1]
+        square = square + jnp.einsum("bi,bij,bj->b", centre, inverse, centre)
+        return 0.5 * (square + log_det) - jnp.sum(jnp.log(self.scale[near]), -1)
 
     def _chain(self, before: Array) -> Float[Array, " C"]:
         """The divergence of each variable given those before it."""
-        tril, there = self._factor(before)
-        last = jnp.zeros((*before.shape, 1), tril.dtype).at[..., -1, 0].set(1.0)
-        # (u_j - E[u_j | u_n]) over its standard deviation is r·u
-        r = solve_triangular(tril, last, lower=True, trans=1)[..., 0]
-        centre = jnp.where(there, self.centre[jnp.where(there, before, 0)], 0.0)
-        square = jnp.sum(r * centre, -1) ** 2 + jnp.sum(self._through(r, before) ** 2, -1)
-        prior = jnp.log(tril[..., -1, -1])
-        return 0.5 * (square - 1) + prior - jnp.log(self.scale[before[..., -1]])
+        there = before < len(self.z)
+        safe = jnp.where(there, before, 0)
+        u = jnp.where(there, self._standardised(self.z[safe], there), 0.0)
+        square = jnp.sum(u * self.centre[safe], -1) ** 2
+        square = square + jnp.sum(self._through(u, before) ** 2, -1)
+        return 0.5 * (square - 1) - jnp.log(u[:, -1]) - jnp.log(self.scale[before[:, -1]])
+
+
+@jax.custom_vjp
+def inverse_and_log_det(matrices: Float[Array, "B H H"]) -> tuple[Array, Array]:
+    """Inverses and log determinants, their derivatives without those of a factorisation."""
+    return _inverse(matrices)[0]
+
+
+def _inverse(matrices: Array) -> tuple[tuple[Array, Array], Array]:
+    tril = jnp.linalg.cholesky(matrices)
+    eye = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    half = solve_triangular(tril, eye, lower=True)
+    inverse = jnp.swapaxes(half, -1, -2) @ half
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), -1)
+    return (inverse, log_det), inverse
+
+
+def _inverse_backward(inverse: Array, bars: tuple[Array, Array]) -> tuple[Array]:
+    of_inverse, of_log_det = bars
+    return (of_log_det[..., None, None] * inverse - inverse @ of_inverse @ inverse,)
+
+
+inverse_and_log_det.defvjp(_inverse, _inverse_backward)
 
 
 def elbo(parts: Parts, count: int, size: int, *, average: bool) -> Float[Array, ""]:

@@ -25,6 +25,7 @@ from vi.clock import Clock
 from vi.compile import quick_jit
 from vi.loop import Callback, LoopOptions, iterate
 from vi.status import Status
+from vi.threads import blas_threads
 
 BLOCK = 4096  # predictions made at once
 
@@ -63,9 +64,11 @@ class WithinPosterior(Predictive):
         points, queries = (points_of(self.model.kernel, some) for some in (z, rows))
         near = nearest(points, queries, self.num_neighbors)
         parts = []
-        for begin in range(0, len(rows), BLOCK):
-            some = slice(begin, begin + BLOCK)
-            parts.append(_predict(self.family, jnp.asarray(rows[some]), near[some]))
+        with blas_threads(self.num_neighbors):
+            for begin in range(0, len(rows), BLOCK):
+                some = slice(begin, begin + BLOCK)
+                found = _predict(self.family, jnp.asarray(rows[some]), near[some])
+                parts.append([*map(np.asarray, found)])
         mean, variance = map(np.concatenate, zip(*parts, strict=True))
         return mean, variance
 

@@ -21,6 +21,7 @@ from vi.provenance import key_words, tree_digest
 from vi.random import fast_key
 from vi.status import Status
 from vi.structural import structural_key
+from vi.threads import blas_threads
 
 CHUNK = 50  # steps, between which neighbours are looked for
 _MAX_SKIPS = 50
@@ -112,13 +113,15 @@ class WithinRun:
         near = nearest(points, metric(seen.reshape(-1, seen.shape[-1])), self.num_neighbors)
         tables = rows, near.reshape(*rows.shape, -1), neighbours.before[np.asarray(some)]
         fixed = self.family, self.data, self.priors
-        arrays, value = self._chunk(
-            tuple(state[:5]), fixed, tables, np.int32(count), average=self.average
-        )
+        with blas_threads(self.num_neighbors):
+            arrays, value = self._chunk(
+                tuple(state[:5]), fixed, tables, np.int32(count), average=self.average
+            )
+            value = float(value)
         new = WithinState(
             *arrays,
             near=tuple(neighbours),
-            elbos=np.append(state.elbos, float(value)),
+            elbos=np.append(state.elbos, value),
             steps=np.append(state.steps, int(arrays[0])),
         )
         if int(new.status) == Status.RUNNING and int(new.step) >= self.num_steps:
