@@ -23,13 +23,14 @@ Y = (np.sin(X[:, 0]) + RNG.logistic(size=N) > 0) * 1.0
 MODEL = as_arrays(Model(gp.Matern(1.3, 1.5), gp.ConstantMean(0.3), gp.Bernoulli()), float)
 
 
-def family():
+def a_family():
     """A q(u) with a full covariance, at inducing inputs in a random order."""
     z = RNG.uniform(0, 4, size=(M, 2))
     columns = Neighbours.of(z, M - 1).before[:, :-1]
     lower = np.where(columns < M, 0.1 * RNG.normal(size=columns.shape), 0.0)
     q = RNG.normal(size=M), RNG.uniform(0.2, 0.6, size=M), lower
-    return Within(MODEL, *map(jnp.asarray, (z, *q)), jnp.asarray(columns))
+    z, centre, scale, lower = map(jnp.asarray, (z, *q))
+    return Within(MODEL, z, centre, scale, lower, jnp.asarray(columns))
 
 
 def dense_bound(q):
@@ -59,7 +60,7 @@ def bound(q, near, before, *, average):
 
 @pytest.mark.parametrize("average", [False, True])
 def test_all_near_is_the_sparse_variational_process(average, x64):
-    q = family()
+    q = a_family()
     points = np.asarray(q.z)
     expected = dense_bound(q)
     near, before = nearest(points, X, M), Neighbours.of(points, M).before
@@ -70,7 +71,7 @@ def test_all_near_is_the_sparse_variational_process(average, x64):
 
 def test_the_chain_bounds_the_evidence_of_its_own_process(x64):
     """Against the joint Gaussian that nearest neighbours define, in NumPy; Gaussian noise."""
-    q, noise = family(), 0.3
+    q, noise = a_family(), 0.3
     size = 3
     points, kernel = np.asarray(q.z), q.model.kernel
     before, near = Neighbours.of(points, size).before, nearest(points, X, size)

@@ -135,7 +135,7 @@ class MinibatchRun:
 
     def initial(self) -> MinibatchState:
         """The state before the first step: q is the prior."""
-        latents, count = self.model.likelihood.latents, self.z.shape[-2]
+        latents, count = self.model.likelihood.latents, len(self.z)
         dtype = self.data.y.dtype
         start = Natural(
             jnp.zeros((latents, count), dtype),
@@ -200,7 +200,7 @@ class MinibatchRun:
         return dataclasses.replace(prior, z=state.values[INDUCING], start="given")
 
 
-def inducing_inputs(prior: Any) -> Array:
+def inducing_inputs(prior: Any) -> Any:
     """The inducing inputs of a prior, or of several side by side, which share them."""
     return prior.prior.z if isinstance(prior, IndependentPrior) else prior.z
 

@@ -13,6 +13,7 @@ from gp.evidence import exact_sites
 from gp.inducing.algebra import Whitened, basis, features
 from gp.inducing.choice import greedy_inputs
 from gp.inducing.coordinates import Natural
+from gp.inducing.interdomain import Features
 from gp.inducing.streamed import StreamedPrior, dual_sums, each
 from gp.inputs import as_inputs, as_targets
 from gp.model import Data, Model
@@ -154,6 +155,11 @@ def stream(posterior: Any, *, key: Array, num_memory: int = 100) -> Stream:
       (60, (60,))
     """
     prior = getattr(posterior.prior, "prior", posterior.prior)
+    if isinstance(getattr(prior, "z", None), Features):
+        raise ValueError(
+            "gp.stream: expected a posterior through inducing inputs; got "
+            f"{type(prior.z).__name__}. Fit the first batch with inducing inputs."
+        )
     if not hasattr(prior, "z"):
         raise ValueError(
             "gp.stream: expected a posterior through inducing inputs; got the method "

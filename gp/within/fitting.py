@@ -167,8 +167,8 @@ def sparse_within_sparse(
 
     References:
       Tran, Milios, Michiardi and Filippone (2021), "Sparse within sparse Gaussian processes using
-      neighbor information", equations 10 to 13; Wu, Pleiss and Cunningham (2022), "Variational
-      nearest neighbor Gaussian process", equation 7, for the chain.
+      neighbor information"; Wu, Pleiss and Cunningham (2022), "Variational nearest neighbor
+      Gaussian process", for the chain.
     """
     clock, owner = Clock(), "gp.sparse_within_sparse"
     prepared = prepare(x, y, kernel, likelihood, mean, missing, owner)
