@@ -69,6 +69,7 @@ public_packages = [
     "flows",
     "gp",
     "gp.inducing",
+    "gp.last_layers",
     "gp.sic",
     "gp.state_space",
     "samplers",
