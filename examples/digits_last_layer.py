@@ -229,8 +229,9 @@ def main(out: pathlib.Path, seeds: int) -> dict[str, np.ndarray]:
         axes[2].plot(np.convolve(hits, np.ones(50) / 50, "valid"), label=name)
     axes[2].set_title("a stream whose names change every 300")
     axes[2].set_ylabel("right, of the last 50")
-    axes[2].set_ylim(-0.45, 1)
-    axes[2].legend(fontsize=8, loc="lower left")
+    axes[2].set_ylim(0, 1.25)
+    axes[2].set_yticks([0, 0.5, 1])
+    axes[2].legend(fontsize=8, loc="upper left", ncols=3)
     figure.savefig(out / "digits_last_layer.png", dpi=110)
     print(f"Picture: {out}/digits_last_layer.png")
     return means

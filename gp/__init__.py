@@ -68,6 +68,14 @@ from gp.prior import (
     Conditional,
     Prior,
 )
+from gp.proposing import (
+    Proposal,
+    propose,
+)
+from gp.search import (
+    Best,
+    search_box,
+)
 from gp.sites import (
     Sites,
 )
@@ -76,6 +84,7 @@ __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Bernoulli",
+    "Best",
     "Beta",
     "Categorical",
     "Conditional",
@@ -101,6 +110,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Proposal",
     "RationalQuadratic",
     "Scaled",
     "Sites",
@@ -119,5 +129,7 @@ __all__ = [
     "load",
     "ordinal",
     "pointwise",
+    "propose",
+    "search_box",
     "stream",
 ]
