@@ -79,6 +79,10 @@ from gp.search import (
 from gp.sites import (
     Sites,
 )
+from gp.tensor import (
+    FunctionalTensor,
+    functional_tensor,
+)
 
 __all__ = [
     "ActiveDimensions",
@@ -93,6 +97,7 @@ __all__ = [
     "Deep",
     "Expectation",
     "FunctionMean",
+    "FunctionalTensor",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
@@ -124,6 +129,7 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "functional_tensor",
     "latent",
     "latent_at",
     "load",
