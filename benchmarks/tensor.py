@@ -34,7 +34,7 @@ def carbon_dioxide() -> Entries:
     from statsmodels.datasets import co2
 
     found = co2.load_pandas().data["co2"].dropna()
-    day = found.index.dayofyear.to_numpy() / 365.25
+    day = found.index.day_of_year.to_numpy() / 365.25
     year = found.index.year.to_numpy().astype(float)
     month = found.index.month.to_numpy().astype(float)
     return Entries(found.to_numpy(), [year + day, day], [year, month], 0.5)

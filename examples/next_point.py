@@ -20,7 +20,7 @@ import gp
 
 matplotlib.use("Agg")
 BOX = np.array([[0.0, 6.0], [0.0, 6.0]])
-FIRST, STEPS = 10, 40
+FIRST, STEPS = 10, 30
 LABELS, BATCH, ROUNDS, LEVEL = 60, 10, 12, 670.0
 
 
@@ -50,7 +50,7 @@ def begin(x: np.ndarray, y: np.ndarray) -> gp.Stream:
         likelihood=gp.Gaussian(1e-4),
         train=False,
         method="inducing",
-        method_options={"inducing": grid(BOX.tolist(), 9)},
+        method_options={"inducing": grid(BOX.tolist(), 13)},
     )
     return gp.stream(first, key=jax.random.key(0), num_memory=0)
 
