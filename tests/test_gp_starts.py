@@ -72,7 +72,7 @@ def test_starts_are_drawn_and_the_verdict_counts():
     assert ends.note().startswith("2 of 4 starts")
     assert "4.0 nats below" in ends.note()
     assert not ends.cautions()
-    lonely = ends._replace(elbos=np.array([1.0, 5.0, 4.0]))  # twin
+    lonely = ends._replace(elbos=np.array([1.0, 5.0, 3.5]))  # twin
     assert "Only one of 3" in lonely.cautions()[0]
     assert not np.any(drawn["mean.constant"])
 
