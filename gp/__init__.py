@@ -82,8 +82,20 @@ from gp.prior import (
     Conditional,
     Prior,
 )
+from gp.proposing import (
+    Proposal,
+    propose,
+)
+from gp.search import (
+    Best,
+    search_box,
+)
 from gp.sites import (
     Sites,
+)
+from gp.tensor import (
+    FunctionalTensor,
+    functional_tensor,
 )
 from gp.within import (
     WithinPosterior,
@@ -94,6 +106,7 @@ __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Bernoulli",
+    "Best",
     "Beta",
     "Categorical",
     "Conditional",
@@ -103,6 +116,7 @@ __all__ = [
     "Deep",
     "Expectation",
     "FunctionMean",
+    "FunctionalTensor",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
@@ -123,6 +137,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Proposal",
     "RationalQuadratic",
     "Scaled",
     "Sites",
@@ -140,11 +155,14 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "functional_tensor",
     "latent",
     "latent_at",
     "load",
     "ordinal",
     "pointwise",
+    "propose",
+    "search_box",
     "sparse_within_sparse",
     "stack_outputs",
     "stream",
