@@ -7,7 +7,7 @@ from PIL import Image
 
 WIDTH = 560  # pixels; twice what the page shows
 PICTURES = (
-    "eight_schools_auto",
+    "eight_schools_pairs",
     "logistic_regression",
     "new_divergence",
     "flow_posterior",
