@@ -181,7 +181,7 @@ def _improper(q: Any, target: Target) -> list[str]:
 
 def _cautions(target: Target) -> list[str]:
     structure = target.structure
-    if not structure.plates or structure.all_rows:
+    if not structure.plates or target.subsampled:
         return []
     rows = [f"{batch} rows stand for the {size}" for size, batch in structure.plates.values()]
     return [

@@ -10,9 +10,8 @@ from jaxtyping import Array
 from vi.compile import quick_jit
 from vi.posterior.psis import Psis, psis
 from vi.random import fast_key
-from vi.targets import Target
+from vi.targets import StreamedTarget, Target
 
-_AT_ONCE = 256  # draws evaluated at once
 _BLOCK = 1024  # draws made by one call of the compiled function, whatever their number
 _OPERATIONS = 2.4e8  # spent on the log densities of the draws, unless told otherwise
 _FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 2
@@ -42,11 +41,17 @@ class Diagnostics(NamedTuple):
     cut_shift: float = 0.0  # that it makes in any mean or standard deviation
 
 
+def _drawn(key: Array, q: Any, block: Array) -> tuple[Array, Array]:
+    return q.sample_and_log_prob(jax.random.fold_in(fast_key(key), block), _BLOCK)
+
+
+_draw = quick_jit(_drawn)
+
+
 @quick_jit
 def _draw_and_weigh(key: Array, q: Any, target: Target, block: Array) -> tuple[Array, Array, Array]:
-    key = jax.random.fold_in(fast_key(key), block)
-    z, log_q = q.sample_and_log_prob(key, _BLOCK)
-    return z, jax.lax.map(target.log_density, z, batch_size=_AT_ONCE), log_q
+    z, log_q = _drawn(key, q, block)
+    return z, target.log_densities(z), log_q
 
 
 def weighed_draws(
@@ -54,10 +59,12 @@ def weighed_draws(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of batch ``number``, their log densities under the target, and those under q."""
     blocks = math.ceil(size / _BLOCK)
-    parts = [
-        _draw_and_weigh(key, q, target, np.int32(number * blocks + block))
-        for block in range(blocks)
-    ]
+    numbers = [np.int32(number * blocks + block) for block in range(blocks)]
+    if isinstance(target, StreamedTarget):  # one pass over the rows for all draws
+        drawn = [_draw(key, q, block) for block in numbers]
+        z, log_q = (np.concatenate(part)[:size] for part in zip(*drawn, strict=True))
+        return z, target.log_densities(z), log_q
+    parts = [_draw_and_weigh(key, q, target, block) for block in numbers]
     z, log_p, log_q = (np.concatenate(part)[:size] for part in zip(*parts, strict=True))
     return z, log_p, log_q
 
