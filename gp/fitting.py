@@ -139,6 +139,8 @@ def fit(
         )
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     notes = _notes(data, gone)
+    whole, coarse = prior, prior.coarser() if names and hasattr(prior, "coarser") else None
+    prior = whole if coarse is None else coarse
     for number in range(ROUNDS if names else 0):
         values = unconstrained(model, names)
         if minibatches is None:
@@ -160,6 +162,9 @@ def fit(
         prior = refreshed
         sought = getattr(prior, "sought", "Neighbours")
         notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
+    if coarse is not None:
+        prior, _ = _refreshed(whole, model)
+        notes.append(coarse.trained)
     posterior = assemble(
         model,
         prior,
