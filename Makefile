@@ -50,8 +50,8 @@ bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's f
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
-	$(BIN)/python -m benchmarks.gp_peers terrain draw labels counts > $(OUT)/gp_peers.json
-	$(BIN)/python -m benchmarks.sic terrain draw labels counts full million objective dense dimensions \
+	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
 	  --peers $(OUT)/gp_peers.json
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
