@@ -85,8 +85,20 @@ from gp.prior import (
     Conditional,
     Prior,
 )
+from gp.proposing import (
+    Proposal,
+    propose,
+)
+from gp.search import (
+    Best,
+    search_box,
+)
 from gp.sites import (
     Sites,
+)
+from gp.tensor import (
+    FunctionalTensor,
+    functional_tensor,
 )
 from gp.within import (
     WithinPosterior,
@@ -97,6 +109,7 @@ __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Bernoulli",
+    "Best",
     "Beta",
     "Categorical",
     "Conditional",
@@ -106,6 +119,7 @@ __all__ = [
     "Deep",
     "Expectation",
     "FunctionMean",
+    "FunctionalTensor",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
@@ -126,6 +140,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Proposal",
     "RationalQuadratic",
     "Scaled",
     "Sites",
@@ -143,12 +158,15 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "functional_tensor",
     "latent",
     "latent_at",
     "load",
     "load_stream",
     "ordinal",
     "pointwise",
+    "propose",
+    "search_box",
     "sparse_within_sparse",
     "stack_outputs",
     "stream",
