@@ -15,6 +15,7 @@ examples: demo ## every example
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 	$(BIN)/python examples/elevation.py --out $(OUT)
+	$(BIN)/python examples/streams.py --out $(OUT)
 	$(BIN)/python examples/flow_posterior.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about a quarter of an hour on two cores
