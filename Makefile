@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts clean
+.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts wheel wheel-lowest wheel-newest clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -61,6 +61,18 @@ bench-verdicts: $(VENV)/.bench ## how often a verdict is true, against NUTS; wri
 
 bench-quick: $(VENV)/.bench ## the same with one seed
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)
+
+wheel: | $(BIN)/python ## the wheel, under dist
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+wheel-lowest wheel-newest: wheel-%: wheel ## the wheel by itself, with the lowest or newest dependencies
+	$(PYTHON) -m venv --clear build/$*
+	sed -n 's/^  "\([a-z]*\)>=\([0-9.]*\)",$$/\1==\2/p' pyproject.toml > build/lowest.txt
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(filter lowest,$*),--constraint build/lowest.txt) dist/*.whl
+	build/$*/bin/python tests/smoke.py
+	build/$*/bin/python -m vi check
 
 clean: ## everything that was made, the virtual environment excepted
 	rm -rf $(OUT) build dist docs/_build docs/jupyter_execute docs/reference/api .pytest_cache .ruff_cache

@@ -31,13 +31,13 @@ import gp
 from benchmarks.fields import FIELDS, draw, labels, terrain
 from benchmarks.sic_report import write
 from gp.dense import DensePrior
-from gp.evidence import exact_sites
 from gp.local import local_kriging
 from gp.model import Data, Model
 from gp.natural_gradient import start_sites
-from gp.sic import DoubleKL, SICPrior, double_kl, neighbor_gap
+from gp.prior import Conditional
+from gp.sic import DoubleKL, FactorRun, SICPrior, double_kl, neighbor_gap
 from gp.sic.columns import conditional_columns
-from gp.sic.conditional import posterior_shift
+from gp.sic.conditional import SICFactor, posterior_shift
 from gp.sic.graph import sic_graph
 from gp.sic.incomplete import incomplete_cholesky
 from gp.training import follow
@@ -122,26 +122,31 @@ def million(count=1_000_000):
     return [row]
 
 
-def objective(counts=(1_000, 10_000, 100_000)):
+def objective(counts=(1_000, 10_000, 100_000, 1_000_000)):
     rows = []
+    columns = jax.jit(lambda kernel, x, near: conditional_columns(kernel, x, x, near)[0])
     for count in counts:
         rng = np.random.default_rng(0)
         x = rng.uniform(size=(count, 2)) * np.sqrt(count) / 30
         y = np.sin(x[:, 0]) + 0.1 * rng.normal(size=count)
         model = Model(gp.Matern(0.3, 1.0), gp.Zero(), gp.Gaussian(0.01))
+        model = jax.tree.map(jnp.asarray, model)
         data = Data.merged(x, y)
         prior = SICPrior.of(model.kernel, model.mean, data.x, per_block=8)
-        sites = exact_sites(model.likelihood, data)
-        q = jax.jit(lambda prior, sites: prior.condition(sites))(prior, sites)
+        u = columns(model.kernel, prior.inputs, prior.graph.pattern.neighbors)
+        nothing, zero = jnp.zeros(count), jnp.zeros(())
+        factor = SICFactor(u, u, nothing, zero, jnp.asarray(0), zero, zero + 1, zero)
+        q = Conditional(nothing, nothing, zero, zero, zero, factor)
         target, start = double_kl(prior, model, data, q, ["kernel.lengthscale"])
-        step = jax.jit(lambda estimator, *a: estimator(*a))
-        args = DoubleKL(8), KEY, start, target
-        jax.block_until_ready(step(*args))
-        begin = cpu()
-        for _ in range(10):
-            jax.block_until_ready(step(*args))
+        run = FactorRun(target, start, KEY, DoubleKL(8), None, 300)
+        state, times = run.initial(), []
+        while not run.done(state):
+            begin = cpu()
+            state = run.advance(state)
+            times.append((cpu() - begin) * 10)
         width = prior.groups.ancestors.shape[1]
-        rows.append({"points": count, "ancestors": width, "ms": (cpu() - begin) * 100})
+        rows.append({"points": count, "ancestors": width, "ms": min(times[1:])})
+        print(json.dumps(rows[-1]), flush=True)
     return rows
 
 

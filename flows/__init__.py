@@ -6,6 +6,7 @@ from flows.bumps import Planar, Radial, Sylvester
 from flows.compose import Chain, FromDistrax, Inverse, Reverse, Stack, stack
 from flows.conditional import Conditional
 from flows.contractive import Residual
+from flows.convex import ConvexGradient
 from flows.coupling import Coupling
 from flows.density import DensityFit, fit_density
 from flows.direct_factories import (
@@ -18,15 +19,24 @@ from flows.direct_factories import (
 )
 from flows.factories import iaf, maf, neural_spline, realnvp
 from flows.flow import Flow
+from flows.functionals import (
+    GeneralizedEntropy,
+    JensenShannon,
+    RelativeEntropy,
+    SampleRelativeEntropy,
+    generalized_entropy,
+    relative_entropy,
+)
 from flows.hamiltonian import HamiltonianMap
 from flows.layer import Layer
-from flows.linear import ActNorm, LULinear
+from flows.linear import ActNorm, GaussianMap, LULinear
 from flows.mixflow import MixFlow
 from flows.mixflow_run import mixflow
 from flows.networks import MaskedNetwork, Network
 from flows.reverse_kl import ReverseKL
 from flows.transformers import Affine, Spline
 from flows.transport import MonotonePolynomial, PolynomialConditioner
+from flows.wasserstein import WassersteinFlow, wasserstein_flow
 
 __all__ = [
     "ActNorm",
@@ -35,12 +45,16 @@ __all__ = [
     "BlockNeural",
     "Chain",
     "Conditional",
+    "ConvexGradient",
     "Coupling",
     "DensityFit",
     "Flow",
     "FromDistrax",
+    "GaussianMap",
+    "GeneralizedEntropy",
     "HamiltonianMap",
     "Inverse",
+    "JensenShannon",
     "LULinear",
     "Layer",
     "MaskedNetwork",
@@ -50,14 +64,18 @@ __all__ = [
     "Planar",
     "PolynomialConditioner",
     "Radial",
+    "RelativeEntropy",
     "Residual",
     "Reverse",
     "ReverseKL",
+    "SampleRelativeEntropy",
     "Spline",
     "Stack",
     "Sylvester",
+    "WassersteinFlow",
     "block_neural",
     "fit_density",
+    "generalized_entropy",
     "iaf",
     "maf",
     "mixflow",
@@ -66,7 +84,9 @@ __all__ = [
     "polynomial",
     "radial",
     "realnvp",
+    "relative_entropy",
     "residual",
     "stack",
     "sylvester",
+    "wasserstein_flow",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flows.layer import Context, Layer, Mapped
+from vi.families import Gaussian
 from vi.module import module
 
 
@@ -100,3 +101,28 @@ class LULinear(Layer):
         solve = jax.scipy.linalg.solve_triangular
         x = solve(upper, solve(lower, rows, lower=True, unit_diagonal=True)).T
         return x.reshape(y.shape), jnp.broadcast_to(-jnp.trace(self.factors), y.shape[:-1])
+
+
+@module
+class GaussianMap(Layer):
+    r"""The affine map of a Gaussian, from unit normals to its draws.
+
+    .. math:: y = m + L x, \qquad \log|\det| = \sum_i \log l_{ii}
+
+    Attributes:
+      q: a `vi.Gaussian` with as many unit normals as coordinates.
+    """
+
+    q: Gaussian
+
+    def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
+        """The image of x and ``log |det ∂y/∂x|``."""
+        del context
+        log_det = jnp.broadcast_to(self.q.scale.log_det(), x.shape[:-1])
+        return self.q.loc + self.q.scale.apply(x), log_det
+
+    def inverse_and_log_det(self, y: Float[Array, "*S D"], context: Context = None) -> Mapped:
+        """The x of which y is the image, and ``log |det ∂x/∂y|``."""
+        del context
+        log_det = jnp.broadcast_to(-self.q.scale.log_det(), y.shape[:-1])
+        return self.q.scale.solve(y - self.q.loc), log_det

@@ -14,8 +14,8 @@ from vi.module import module, static
 if TYPE_CHECKING:
     import distrax
 
-MIN_BIN = 2e-3  # of the bound: smallest width and height of a bin
-MIN_SLOPE = 1e-2  # at a knot; with these two, single precision inverts to four digits
+MIN_BIN = 2e-2  # of the bound: smallest width and height of a bin
+MIN_SLOPE = 0.1  # at a knot; smaller ones let a flow end at a wall, which its own draws never see
 
 
 @module

@@ -3,8 +3,15 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.latent_processes import (
+    LatentInputs,
+)
 from gp.inducing.minibatch import (
     Minibatches,
+)
+from gp.inducing.spherical import (
+    OrthogonalFeatures,
+    SphericalFeatures,
 )
 from gp.inducing.stream import (
     Stream,
@@ -14,6 +21,7 @@ from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
     Constant,
+    Coregional,
     Deep,
     Kernel,
     Linear,
@@ -25,6 +33,8 @@ from gp.kernels import (
     Scaled,
     SquaredExponential,
     Sum,
+    ZonalMatern,
+    coregional,
     deep,
     from_gpjax,
     from_tinygp,
@@ -58,6 +68,10 @@ from gp.means import (
     Zero,
     function_mean,
 )
+from gp.outputs import (
+    OutputMeans,
+    stack_outputs,
+)
 from gp.paths import (
     Paths,
 )
@@ -83,6 +97,10 @@ from gp.tensor import (
     FunctionalTensor,
     functional_tensor,
 )
+from gp.within import (
+    WithinPosterior,
+    sparse_within_sparse,
+)
 
 __all__ = [
     "ActiveDimensions",
@@ -94,6 +112,7 @@ __all__ = [
     "Conditional",
     "Constant",
     "ConstantMean",
+    "Coregional",
     "Deep",
     "Expectation",
     "FunctionMean",
@@ -101,6 +120,7 @@ __all__ = [
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
+    "LatentInputs",
     "Likelihood",
     "Linear",
     "LinearMean",
@@ -108,6 +128,8 @@ __all__ = [
     "Minibatches",
     "NegativeBinomial",
     "Ordinal",
+    "OrthogonalFeatures",
+    "OutputMeans",
     "Paths",
     "Periodic",
     "Pointwise",
@@ -119,11 +141,15 @@ __all__ = [
     "RationalQuadratic",
     "Scaled",
     "Sites",
+    "SphericalFeatures",
     "SquaredExponential",
     "Stream",
     "StudentT",
     "Sum",
+    "WithinPosterior",
     "Zero",
+    "ZonalMatern",
+    "coregional",
     "deep",
     "fit",
     "from_gpjax",
@@ -137,5 +163,7 @@ __all__ = [
     "pointwise",
     "propose",
     "search_box",
+    "sparse_within_sparse",
+    "stack_outputs",
     "stream",
 ]

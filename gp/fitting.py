@@ -131,8 +131,8 @@ def fit(
     """
     clock = Clock()
     model, data, gone = prepare(x, y, kernel, likelihood, mean, missing, "gp.fit")
-    names = _trained(model, fixed) if train else []
-    priors = _full_names(model, priors or {})
+    names = trained(model, fixed) if train else []
+    priors = full_names(model, priors or {})
     method = methods.choose(method, model.kernel, data.x)
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
@@ -140,7 +140,7 @@ def fit(
     start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
     minibatches = _minibatches(minibatches, method, data)
-    num_steps = _number_of_steps(num_steps, 100 if minibatches is None else 2000)
+    num_steps = number_of_steps(num_steps, 100 if minibatches is None else 2000)
     if minibatches is not None and not names:
         raise ValueError(
             "gp.fit: expected hyperparameters to train with minibatches; all are fixed. Leave "
@@ -199,7 +199,8 @@ def fit(
     return hand_over(posterior, on_failure)
 
 
-def _number_of_steps(wanted: int | None, otherwise: int) -> int:
+def number_of_steps(wanted: int | None, otherwise: int) -> int:
+    """The number of steps that is wanted, checked, or another if none is."""
     if wanted is None:
         return otherwise
     if not isinstance(wanted, (int, np.integer)) or wanted < 1:
@@ -218,14 +219,14 @@ def _check_starts(count: int, minibatches: Any, names: list[str]) -> None:
         raise ValueError(f"gp.fit: expected num_starts=1, or a fit {why}; got {count}.")
 
 
-def _trained(model: Model, fixed: Sequence[str]) -> list[str]:
+def trained(model: Model, fixed: Sequence[str]) -> list[str]:
     """Names of the hyperparameters to train."""
     every = parameters(model)
     kept = {name for wanted in fixed for name in matching(every, wanted, "gp.fit(fixed=...)")}
     return [name for name in every if name not in kept]
 
 
-def _full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
+def full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
     """Priors by full name."""
     found = {}
     for wanted, prior in priors.items():

@@ -154,6 +154,13 @@ LAYERS: dict[str, LayerEntry] = {
     "residual_narrow": LayerEntry(
         lambda generator, dtype: flows.Residual.initial(generator, DIM, 2, 0, dtype)
     ),
+    "convex_gradient": LayerEntry(
+        lambda generator, dtype: flows.ConvexGradient.initial(generator, DIM, (5, 4), dtype),
+        identity=False,
+    ),
+    "gaussian_map": LayerEntry(
+        lambda _, dtype: flows.GaussianMap(_gaussian_start(DIM, dtype).affine), identity=False
+    ),
     "polynomial": LayerEntry(_polynomial, conditional=True),
     "conditional_planar": LayerEntry(_conditional_planar, conditional=True),
     "act_norm": LayerEntry(lambda _, dtype: flows.ActNorm.identity(DIM, dtype)),

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gp
+from gp.assembly import bound, condition
 from gp.dense import DensePrior
 from gp.evidence import evidence, exact_sites
 from gp.independent import IndependentPrior
@@ -35,6 +36,26 @@ def test_fit_by_name_is_near_the_dense_one(x64):
     new = x[:20] + 0.05
     np.testing.assert_allclose(sparse.predict(new).mean, dense.predict(new).mean, atol=0.02)
     np.testing.assert_allclose(sparse.predict(new).variance, dense.predict(new).variance, rtol=0.05)
+
+
+def test_what_is_saved_predicts_the_same_bits(x64, tmp_path):
+    """Also where the graph is of other length scales than those that training ended with."""
+    x, y = regression(60)
+    options = {"likelihood": gp.Gaussian(0.04), "kernel": gp.Matern(jnp.ones(2), 1.0)}
+    few = {"method_options": {"num_neighbors": 4}}
+    start = gp.fit(x, y, key=KEY, method="sic", train=False, **few, **options)
+    kernel = gp.Matern(jnp.asarray([1.15, 1.0]), jnp.asarray(1.0))
+    model = dataclasses.replace(start.model, kernel=kernel)
+    prior = start.prior.refreshed(kernel)
+    assert prior.graph is start.prior.graph
+    moved = dataclasses.replace(start, model=model, prior=prior, q=condition(prior, start.sites))
+    moved = dataclasses.replace(moved, elbo=float(bound(model.likelihood, moved.data, moved.q)))
+    moved.save(tmp_path / "sparse.npz")
+    back = gp.load(tmp_path / "sparse.npz", x, y, **few, **options)
+    new = x[:9] + 0.05
+    jax.tree.map(np.testing.assert_array_equal, back.predict(new), moved.predict(new))
+    anew = SICPrior.of(kernel, prior.mean, prior.x, num_neighbors=4)
+    assert np.any(anew.graph.order != prior.graph.order)
 
 
 def test_training_of_labels_is_that_of_the_process_with_all_neighbours(x64):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vi.clock import Clock
@@ -21,6 +22,7 @@ from vi.program import Objective
 from vi.rung import fit_family
 from vi.targets import Target
 from vi.targets import target as make_target
+from vi.targets.mesh import spread
 
 
 def fit(
@@ -39,6 +41,7 @@ def fit(
     init: dict[str, Array] | None = None,
     num_draws: int | None = None,
     budget: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -93,6 +96,11 @@ def fit(
       init: constrained values of all latent sites to start from, ``{site: value}``.
       num_draws: fresh draws to diagnose with; by default from 2048 to 16,384 by their cost.
       budget: for ``family="auto"``, gradients after which no rung is begun; 500,000 if not given.
+      mesh: devices, from `jax.make_mesh`: the rows of data arrays whose first axis they divide are
+        spread over them (`vi.shard`), and so is the work; where there is no such array they share
+        the points of the search for a Gaussian and the draws of the diagnostics. Results differ
+        from those of one device by the order of summation. Processes of `jax.distributed` make
+        the same call.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.
       checkpoint: a file; the state is saved there between chunks, and a call that finds it
@@ -137,6 +145,8 @@ def fit(
     if not isinstance(model, (Target, functools.partial)):
         check_call(model, args, kwargs, "vi.fit", _OPTIONS)
     target = make_target(model, *args, **kwargs)
+    if mesh is not None:
+        target = spread(target, mesh)
     if family == "auto":
         posterior = climb(target, key, options, loop, clock)
     else:

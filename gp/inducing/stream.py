@@ -13,10 +13,12 @@ from gp.evidence import exact_sites
 from gp.inducing.algebra import Whitened, basis, features
 from gp.inducing.choice import greedy_inputs
 from gp.inducing.coordinates import Natural
+from gp.inducing.interdomain import Features
 from gp.inducing.streamed import StreamedPrior, dual_sums, each
 from gp.inputs import as_inputs, as_targets
 from gp.model import Data, Model
 from gp.natural_gradient import ascend, start_sites
+from gp.predictive import Predictive
 from gp.sites import Sites
 from vi.compile import quick_jit
 from vi.module import module
@@ -32,7 +34,7 @@ class Memory(NamedTuple):
 
 
 @module
-class Stream:
+class Stream(Predictive):
     r"""A sparse Gaussian process of all data that came by, at the cost of the last batch.
 
     .. math:: q(u) \propto p(u)\; e^{\barλ^T w - w^T \barΛ w / 2}
@@ -127,29 +129,6 @@ class Stream:
         mean, variance = _predict(self, jnp.asarray(rows))
         return np.asarray(mean), np.asarray(variance)
 
-    def predict_y(self, x_new: Float[Array, "M D"]) -> tuple[np.ndarray, np.ndarray]:
-        """Means and variances of new data: with classes, of their indicators, ``(M, C)``.
-
-        Args:
-          x_new: M inputs.
-        """
-        found = self.model.likelihood.predict(*map(jnp.asarray, self.predict(x_new)))
-        return np.asarray(found[0]), np.asarray(found[1])
-
-    def log_predictive_density(
-        self, x_new: Float[Array, "M D"], y_new: Float[Array, " M"]
-    ) -> np.ndarray:
-        """Log density of each new datum, nats, shape ``(M,)``.
-
-        Args:
-          x_new: M inputs.
-          y_new: their targets.
-        """
-        likelihood, y = self.model.likelihood, np.asarray(y_new, self.z.dtype)
-        likelihood.check(y)
-        latent = map(jnp.asarray, self.predict(x_new))
-        return np.asarray(likelihood.log_predictive(*latent, jnp.asarray(y)))
-
 
 def stream(posterior: Any, *, key: Array, num_memory: int = 100) -> Stream:
     """Begin a stream from the posterior of its first batch.
@@ -176,6 +155,11 @@ def stream(posterior: Any, *, key: Array, num_memory: int = 100) -> Stream:
       (60, (60,))
     """
     prior = getattr(posterior.prior, "prior", posterior.prior)
+    if isinstance(getattr(prior, "z", None), Features):
+        raise ValueError(
+            "gp.stream: expected a posterior through inducing inputs; got "
+            f"{type(prior.z).__name__}. Fit the first batch with inducing inputs."
+        )
     if not hasattr(prior, "z"):
         raise ValueError(
             "gp.stream: expected a posterior through inducing inputs; got the method "

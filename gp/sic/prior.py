@@ -244,8 +244,12 @@ class SICPrior:
         same = dataclasses.replace(self, kernel=kernel)
         if _distortion(self._points(self.x), np.asarray(kernel.metric(self.x), float)) < tolerance:
             return same
-        return SICPrior.of(
-            kernel,
+        return dataclasses.replace(self._made_in(kernel), kernel=kernel)
+
+    def _made_in(self, geometry: Any) -> "SICPrior":
+        """The prior with order and neighbours in the metric of a kernel."""
+        made = SICPrior.of(
+            geometry,
             self.mean,
             self.x,
             num_neighbors=self.graph.pattern.num_neighbors,
@@ -253,6 +257,17 @@ class SICPrior:
             latent=self.latent,
             per_block=self.per_block,
         )
+        return dataclasses.replace(made, kernel=self.kernel)
+
+    def kept(self) -> list[Array]:
+        """What is saved with a posterior: the kernel in whose metric the graph was made."""
+        return jax.tree.leaves(self.geometry)
+
+    def with_kept(self, arrays: list[Array]) -> "SICPrior":
+        """The prior with the graph of a saved one, which is made again, to the same bits."""
+        geometry = jax.tree.unflatten(jax.tree.structure(self.geometry), arrays)
+        same = jax.tree.map(np.array_equal, geometry, self.geometry)
+        return self if all(jax.tree.leaves(same)) else self._made_in(geometry)
 
     def cautions(self, conditional: Conditional) -> list[str]:
         """What speaks against the approximation: sentences, none where nothing does."""

@@ -4,11 +4,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from vi.compile import quick_jit
 from vi.random import fast_key
-from vi.targets import Target
+from vi.targets import StreamedTarget, Target
 
 
 @partial(quick_jit, static_argnames=("num_samples",))
@@ -36,10 +37,16 @@ def constrain(target: Target, z: Array) -> dict[str, Array]:
     return jax.vmap(target.constrain)(z)
 
 
-@quick_jit
-def log_density(target: Target, z: Array) -> Array:
+def log_density(target: Target, z: Array) -> Array | np.ndarray:
     """The target's log density at draws, shape ``(S,)``."""
-    return jax.vmap(target.log_density)(z)
+    if isinstance(target, StreamedTarget):
+        return target.log_densities(z)
+    return _log_density(target, z)
+
+
+@quick_jit
+def _log_density(target: Target, z: Array) -> Array:
+    return target.log_densities(z)
 
 
 @quick_jit
