@@ -17,6 +17,8 @@ examples: demo ## every example
 	$(BIN)/python examples/elevation.py --out $(OUT)
 	$(BIN)/python examples/streams.py --out $(OUT)
 	$(BIN)/python examples/flow_posterior.py --out $(OUT)
+	$(BIN)/python examples/digits_last_layer.py --out $(OUT)
+	$(BIN)/python examples/next_point.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about a quarter of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -54,6 +56,8 @@ bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them
 	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
 	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
 	  --peers $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.which_gp
+	$(BIN)/python -m benchmarks.tensor
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers
