@@ -11,7 +11,6 @@ from vi.compile import quick_jit
 from vi.random import check_count, check_key, fast_key
 from vi.targets import StreamedTarget, Target
 
-
 _KEY_FIRST = "It comes first, then the number of draws: sample(jax.random.key(1), 1000)."
 
 
