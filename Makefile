@@ -15,7 +15,10 @@ examples: demo ## every example
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 	$(BIN)/python examples/elevation.py --out $(OUT)
+	$(BIN)/python examples/streams.py --out $(OUT)
 	$(BIN)/python examples/flow_posterior.py --out $(OUT)
+	$(BIN)/python examples/digits_last_layer.py --out $(OUT)
+	$(BIN)/python examples/next_point.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about a quarter of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -50,9 +53,11 @@ bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's f
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
-	$(BIN)/python -m benchmarks.gp_peers terrain draw labels counts > $(OUT)/gp_peers.json
-	$(BIN)/python -m benchmarks.sic terrain draw labels counts full million objective dense dimensions \
+	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
 	  --peers $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.which_gp
+	$(BIN)/python -m benchmarks.tensor
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers
