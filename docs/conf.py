@@ -71,6 +71,7 @@ public_packages = [
     "flows",
     "gp",
     "gp.inducing",
+    "gp.last_layers",
     "gp.sic",
     "gp.state_space",
     "samplers",

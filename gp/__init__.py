@@ -3,6 +3,9 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.keeping import (
+    load_stream,
+)
 from gp.inducing.latent_processes import (
     LatentInputs,
 )
@@ -82,8 +85,20 @@ from gp.prior import (
     Conditional,
     Prior,
 )
+from gp.proposing import (
+    Proposal,
+    propose,
+)
+from gp.search import (
+    Best,
+    search_box,
+)
 from gp.sites import (
     Sites,
+)
+from gp.tensor import (
+    FunctionalTensor,
+    functional_tensor,
 )
 from gp.within import (
     WithinPosterior,
@@ -94,6 +109,7 @@ __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Bernoulli",
+    "Best",
     "Beta",
     "Categorical",
     "Conditional",
@@ -103,6 +119,7 @@ __all__ = [
     "Deep",
     "Expectation",
     "FunctionMean",
+    "FunctionalTensor",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
@@ -123,6 +140,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Proposal",
     "RationalQuadratic",
     "Scaled",
     "Sites",
@@ -140,11 +158,15 @@ __all__ = [
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "functional_tensor",
     "latent",
     "latent_at",
     "load",
+    "load_stream",
     "ordinal",
     "pointwise",
+    "propose",
+    "search_box",
     "sparse_within_sparse",
     "stack_outputs",
     "stream",
