@@ -6,6 +6,8 @@ from samplers.conformal import ConformalState, OnlineConformal, online_conformal
 from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
 from samplers.nuts import nuts
+from samplers.population import Agreement, Population
+from samplers.smc import smc
 from samplers.structured import StructuredInfo, StructuredState, structured_sgld
 
 __all__ = [
@@ -14,16 +16,19 @@ __all__ = [
     "NUTS",
     "SGHMC",
     "SGLD",
+    "Agreement",
     "Chains",
     "ConformalState",
     "Convergence",
     "DelayedAcceptance",
     "Independence",
     "OnlineConformal",
+    "Population",
     "StructuredInfo",
     "StructuredState",
     "mcmc",
     "nuts",
     "online_conformal",
+    "smc",
     "structured_sgld",
 ]
