@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,16 +13,11 @@ from samplers.grouped import Grouped
 from samplers.kept import Transition
 from vi import Posterior, Target, Verdict, storage
 from vi.errors import CheckpointError
-from vi.posterior import export
 from vi.posterior.saved import check_density
 from vi.provenance import data_digest
 from vi.random import host_words
 from vi.status import Status
 from vi.targets import target as make_target
-
-if TYPE_CHECKING:
-    import arviz
-    import xarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -56,30 +51,15 @@ class Chains(Grouped):
     def _points(self) -> Float[np.ndarray, "C S D"]:
         return np.asarray(self.transitions.z)
 
-    def to_datatree(self) -> "xarray.DataTree":
-        """An xarray DataTree for ArviZ: ``posterior``, ``sample_stats`` and ``observed_data``."""
+    def _statistics(self) -> dict[str, Any]:
         kept = self.transitions
-        statistics = {
+        return {
             "lp": kept.log_density,
             "acceptance_rate": kept.acceptance,
             "diverging": kept.divergent,
             "n_steps": kept.leapfrogs,
             "energy": kept.energy,
         }
-        groups = {"posterior": self.draws(), "sample_stats": statistics}
-        observed = self.target.structure.observed(self.target.data)
-        if observed:
-            groups["observed_data"] = {k: np.asarray(v) for k, v in observed.items()}
-        attributes = {
-            "inference_library": "kullback",
-            "grade": self.verdict.grade,
-            "verdict": self.verdict.text,
-        }
-        return export.datatree(groups, attributes)
-
-    def to_arviz(self) -> "arviz.InferenceData | xarray.DataTree":
-        """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
-        return export.for_arviz(self.to_datatree())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the draws, without the model and its data, to one file; see `load`.

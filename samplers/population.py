@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +10,7 @@ from jaxtyping import Float
 from samplers.convergence import RHAT, rhat_and_ess
 from samplers.grouped import Grouped
 from vi import Posterior, Target, Verdict
-from vi.posterior import export
 from vi.status import Status
-
-if TYPE_CHECKING:
-    import arviz
-    import xarray
 
 APART = 0.3, 1.0  # standard deviation of log Ẑ over populations, nats, for "good" and for "fair"
 FOUNDERS = 50, 10  # first particles with offspring in each population, likewise
@@ -72,23 +67,8 @@ class Population(Grouped):
     def _points(self) -> Float[np.ndarray, "C N D"]:
         return self.points
 
-    def to_datatree(self) -> "xarray.DataTree":
-        """An xarray DataTree for ArviZ: ``posterior``, a population in the place of a chain."""
-        groups = {"posterior": self.draws()}
-        observed = self.target.structure.observed(self.target.data)
-        if observed:
-            groups["observed_data"] = {k: np.asarray(v) for k, v in observed.items()}
-        attributes = {
-            "inference_library": "kullback",
-            "grade": self.verdict.grade,
-            "verdict": self.verdict.text,
-            "log_evidence": self.log_evidence,
-        }
-        return export.datatree(groups, attributes)
-
-    def to_arviz(self) -> "arviz.InferenceData | xarray.DataTree":
-        """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
-        return export.for_arviz(self.to_datatree())
+    def _attributes(self) -> dict[str, Any]:
+        return {"log_evidence": self.log_evidence}
 
 
 def evidence(log_evidences: np.ndarray) -> tuple[float, float]:
