@@ -90,7 +90,7 @@ def _mixflow(target, seconds):
 
     def fit(maps):
         clock = CpuClock()
-        family = flows.mixflow(maps, step_sizes=(0.02, 0.05, 0.1, 0.2), num_orbits=32)
+        family = flows.mixflow(maps, num_orbits=64)
         posterior = vi.fit(target, key=jax.random.key(0), family=family, num_draws=1024)
         return posterior, clock.read()
 
@@ -115,17 +115,21 @@ def _guide(model, kwargs, guide_name, seconds):
         rates = optax.cosine_decay_schedule(RATE, steps)
         optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rates))
         svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=PARTICLES))
-        return svi.run(jax.random.key(0), steps, progress_bar=False, stable_update=True, **kwargs)
+        result = svi.run(jax.random.key(0), steps, progress_bar=False, stable_update=True, **kwargs)
+        return jax.block_until_ready(result.params)  # it returns before it has run
 
     clock = CpuClock()
     run(TRIAL)
-    cold = clock.read()
-    clock = CpuClock()
-    run(4 * TRIAL)
-    step = max(clock.read() - cold, 1e-3) / (3 * TRIAL)
+    cold, spent, trial = clock.read(), 0.0, TRIAL
+    while spent < cold + seconds / 10:  # every call compiles: take as many steps as to outweigh it
+        trial *= 4
+        clock = CpuClock()
+        run(trial)
+        spent = clock.read()
+    step = (spent - cold) / trial
     steps = max(TRIAL, int((seconds - cold) / step))
     clock = CpuClock()
-    params = run(steps).params
+    params = run(steps)
     cpu = clock.read()
 
     def sampler(key, size):

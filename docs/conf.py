@@ -14,7 +14,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
+# Of tqdm without ipywidgets, and of ArviZ 0.23 at import.
+quiet = "ignore:IProgress not found,ignore::FutureWarning:arviz"
+os.environ.setdefault("PYTHONWARNINGS", quiet)
 
 import api  # noqa: E402
 
@@ -69,6 +71,7 @@ public_packages = [
     "flows",
     "gp",
     "gp.inducing",
+    "gp.last_layers",
     "gp.sic",
     "gp.state_space",
     "samplers",

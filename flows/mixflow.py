@@ -50,8 +50,9 @@ class MixFlow:
       target: the `vi.Target`, whose score moves the points; None in a file.
       start: q_0, a `flows.Flow` whose base is N(0, I); a Gaussian is one without layers.
       map: T.
-      inversion_error: what the tuning measured with this map: the median over orbits of the error
-        of N - 1 maps and their inverses, in standard deviations of the noise; NaN if not measured.
+      inversion_error: what the tuning measured with this map: the error of N - 1 maps and their
+        inverses that 95 % of the orbits keep below, in standard deviations of the noise; NaN if
+        not measured.
       num_maps: N.
     """
 

@@ -14,8 +14,8 @@ from vi.module import module, static
 if TYPE_CHECKING:
     import distrax
 
-MIN_BIN = 2e-3  # of the bound: smallest width and height of a bin
-MIN_SLOPE = 1e-2  # at a knot; with these two, single precision inverts to four digits
+MIN_BIN = 0.08  # of an even bin: smallest width and height
+MIN_SLOPE = 0.1  # at a knot; smaller ones let a flow end at a wall, which its own draws never see
 
 
 @module
@@ -70,7 +70,8 @@ class Spline:
         distrax = load_distrax()
         from flows.spline_bijector import SplineBijector
 
-        spline = SplineBijector(params[..., 2:], self.bound, MIN_BIN * self.bound, MIN_SLOPE)
+        least = MIN_BIN * 2 * self.bound / self.num_bins
+        spline = SplineBijector(params[..., 2:], self.bound, least, MIN_SLOPE)
         return distrax.Chain([Affine(self.limit).bijector(params[..., :2]), spline])
 
 

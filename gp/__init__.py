@@ -3,8 +3,18 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.keeping import (
+    load_stream,
+)
+from gp.inducing.latent_processes import (
+    LatentInputs,
+)
 from gp.inducing.minibatch import (
     Minibatches,
+)
+from gp.inducing.spherical import (
+    OrthogonalFeatures,
+    SphericalFeatures,
 )
 from gp.inducing.stream import (
     Stream,
@@ -14,6 +24,7 @@ from gp.kernels import (
     ActiveDimensions,
     ArcCosine,
     Constant,
+    Coregional,
     Deep,
     Kernel,
     Linear,
@@ -25,6 +36,8 @@ from gp.kernels import (
     Scaled,
     SquaredExponential,
     Sum,
+    ZonalMatern,
+    coregional,
     deep,
     from_gpjax,
     from_tinygp,
@@ -58,6 +71,10 @@ from gp.means import (
     Zero,
     function_mean,
 )
+from gp.outputs import (
+    OutputMeans,
+    stack_outputs,
+)
 from gp.paths import (
     Paths,
 )
@@ -68,25 +85,45 @@ from gp.prior import (
     Conditional,
     Prior,
 )
+from gp.proposing import (
+    Proposal,
+    propose,
+)
+from gp.search import (
+    Best,
+    search_box,
+)
 from gp.sites import (
     Sites,
+)
+from gp.tensor import (
+    FunctionalTensor,
+    functional_tensor,
+)
+from gp.within import (
+    WithinPosterior,
+    sparse_within_sparse,
 )
 
 __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Bernoulli",
+    "Best",
     "Beta",
     "Categorical",
     "Conditional",
     "Constant",
     "ConstantMean",
+    "Coregional",
     "Deep",
     "Expectation",
     "FunctionMean",
+    "FunctionalTensor",
     "Gaussian",
     "HeteroscedasticGaussian",
     "Kernel",
+    "LatentInputs",
     "Likelihood",
     "Linear",
     "LinearMean",
@@ -94,6 +131,8 @@ __all__ = [
     "Minibatches",
     "NegativeBinomial",
     "Ordinal",
+    "OrthogonalFeatures",
+    "OutputMeans",
     "Paths",
     "Periodic",
     "Pointwise",
@@ -101,23 +140,34 @@ __all__ = [
     "Posterior",
     "Prior",
     "Product",
+    "Proposal",
     "RationalQuadratic",
     "Scaled",
     "Sites",
+    "SphericalFeatures",
     "SquaredExponential",
     "Stream",
     "StudentT",
     "Sum",
+    "WithinPosterior",
     "Zero",
+    "ZonalMatern",
+    "coregional",
     "deep",
     "fit",
     "from_gpjax",
     "from_tinygp",
     "function_mean",
+    "functional_tensor",
     "latent",
     "latent_at",
     "load",
+    "load_stream",
     "ordinal",
     "pointwise",
+    "propose",
+    "search_box",
+    "sparse_within_sparse",
+    "stack_outputs",
     "stream",
 ]

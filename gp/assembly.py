@@ -1,5 +1,6 @@
 """From trained hyperparameters to a posterior: the last ascent, the checks, the verdict."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,6 +50,7 @@ def assemble(
     history: dict[str, np.ndarray],
     notes: list[str],
     about: dict[str, Any],
+    cautions: Sequence[str] = (),
 ) -> Posterior:
     """The posterior at given hyperparameters.
 
@@ -63,6 +65,7 @@ def assemble(
       history: of training.
       notes: sentences for the verdict.
       about: what provenance says of the options.
+      cautions: sentences for the verdict that make it fair at best.
 
     Raises:
       ValueError: if the ELBO is not finite though training did not break down.
@@ -84,7 +87,8 @@ def assemble(
     jitter = _beyond_rounding(model, data.x, float(q.jitter))
     if data.y.dtype == np.float32 and (jitter > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]
-    cautions = prior.cautions(q) if hasattr(prior, "cautions") else []
+    own = prior.cautions(q) if hasattr(prior, "cautions") else []
+    cautions = [*own, *cautions]
     exact = model.likelihood.conjugate and getattr(prior, "exact", False)
     kind = "exact posterior" if exact else "Gaussian posterior"
     what = f"{kind} (N = {len(data.x)}, {about['method']})"
@@ -151,7 +155,8 @@ def explain(model: Model, data: Data, owner: str) -> str:
             "64-bit floats."
         )
     return (
-        f"{owner}: expected a finite ELBO at the start; it is not, though the kernel's matrix is "
+        f"{owner}: expected a finite ELBO at the start; it is not, though the kernel's matrix "
+        f"{'of the first ' + str(_MOST) + ' inputs ' if len(data.x) > _MOST else ''}is "
         "positive definite. Start from hyperparameters nearer to the data's scales, leave them out "
         "for such a start, or use 64-bit floats."
     )

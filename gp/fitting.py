@@ -19,12 +19,14 @@ from gp.natural_gradient import start_sites
 from gp.parameters import matching, parameters, unconstrained
 from gp.posterior import Posterior
 from gp.preparation import prepare
+from gp.starts import train_several
 from gp.training import TrainingRun, TrainingState, line_searching
 from vi.clock import Clock
 from vi.fitting import hand_over
 from vi.loop import Callback, LoopOptions, iterate
 from vi.options import OnFailure
 from vi.status import Status
+from vi.threads import blas_threads
 
 ROUNDS = 3  # of training, where the host's work on the inputs follows the length scales
 
@@ -45,6 +47,7 @@ def fit(
     missing: Missing = "raise",
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int | None = None,
+    num_starts: int = 1,
     minibatches: Minibatches | int | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -59,10 +62,11 @@ def fit(
     The posterior of f is a Gaussian, exact for a Gaussian likelihood, found by natural gradients on
     the sites of the data (`gp.natural_gradient.ascend`). Hyperparameters are trained by L-BFGS on
     what the ELBO can reach with them (`gp.evidence.evidence`), positive ones by their
-    logarithms, from one start. Inputs and targets are taken as they are: nothing is standardised,
-    and the default start is read off their scales. Inputs that coincide share one latent value,
-    which changes no result. Use 64-bit floats (``jax.config.update("jax_enable_x64", True)``): in
-    32 bits it goes on with as much jitter as it takes, and says so.
+    logarithms, from one start or from several (``num_starts``). Inputs and targets are taken as
+    they are: nothing is standardised, and the default start is read off their scales. Inputs that
+    coincide share one latent value, which changes no result. Use 64-bit floats
+    (``jax.config.update("jax_enable_x64", True)``): in 32 bits it goes on with as much jitter as it
+    takes, and says so.
 
     Args:
       x: inputs, shape ``(N, D)``, or ``(N,)``.
@@ -89,6 +93,11 @@ def fit(
       num_steps: of the optimizer, at most (100); it ends when three in a row gain less than 1e-3
         nats. With minibatches, how many it takes (2000). In each of up to three rounds, between
         which neighbours or inducing inputs are looked for again if length scales have moved.
+      num_starts: how many starts to train from, side by side in one compiled loop: the given or
+        default one, and draws: from the priors where there are some, else with logarithms of
+        standard deviation 1.5 about the given values. The best goes on, and the verdict says how
+        many ended there, ``provenance["starts"]`` where each did. Evidence over length scales and
+        periods has many optima; take five or more where kernels are added or multiplied.
       minibatches: train on parts of the data, of a size or as `Minibatches` says, by Adam if no
         optimizer is given; for ``method="inducing"``. All data are looked at once at the end.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
@@ -122,8 +131,8 @@ def fit(
     """
     clock = Clock()
     model, data, gone = prepare(x, y, kernel, likelihood, mean, missing, "gp.fit")
-    names = _trained(model, fixed) if train else []
-    priors = _full_names(model, priors or {})
+    names = trained(model, fixed) if train else []
+    priors = full_names(model, priors or {})
     method = methods.choose(method, model.kernel, data.x)
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
@@ -131,19 +140,29 @@ def fit(
     start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
     sites, status, states = start, Status.CONVERGED, []
     minibatches = _minibatches(minibatches, method, data)
-    num_steps = _number_of_steps(num_steps, 100 if minibatches is None else 2000)
+    num_steps = number_of_steps(num_steps, 100 if minibatches is None else 2000)
     if minibatches is not None and not names:
         raise ValueError(
             "gp.fit: expected hyperparameters to train with minibatches; all are fixed. Leave "
             "minibatches out."
         )
+    _check_starts(num_starts, minibatches, names)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
-    notes = _notes(data, gone)
+    notes, ends = _notes(data, gone), None
+    whole, coarse = prior, prior.coarser() if names and hasattr(prior, "coarser") else None
+    prior = whole if coarse is None else coarse
     for number in range(ROUNDS if names else 0):
         values = unconstrained(model, names)
         if minibatches is None:
             common = model, prior, data, values, sites, priors, key
             run = TrainingRun(*common, optimizer or line_searching(), num_steps)
+            if number == 0 and num_starts > 1:
+                with blas_threads(len(data.x)):
+                    ends = train_several(run, num_starts)
+                notes.append(ends.note())
+                model, sites = ends.model, ends.sites
+                common = model, prior, data, unconstrained(model, names), sites, priors, key
+                run = TrainingRun(*common, optimizer or line_searching(), num_steps)
             _check_start(run, model, data)
         else:
             common = model, prior, data, values, priors, key
@@ -160,6 +179,9 @@ def fit(
         prior = refreshed
         sought = getattr(prior, "sought", "Neighbours")
         notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
+    if coarse is not None:
+        prior, _ = _refreshed(whole, model)
+        notes.append(coarse.trained)
     posterior = assemble(
         model,
         prior,
@@ -175,12 +197,15 @@ def fit(
             "method_options": repr(options),
             "trained": names,
             "priors": {name: repr(value) for name, value in priors.items()},
+            **({"starts": ends.elbos.tolist()} if ends else {}),
         },
+        cautions=ends.cautions() if ends else [],
     )
     return hand_over(posterior, on_failure)
 
 
-def _number_of_steps(wanted: int | None, otherwise: int) -> int:
+def number_of_steps(wanted: int | None, otherwise: int) -> int:
+    """The number of steps that is wanted, checked, or another if none is."""
     if wanted is None:
         return otherwise
     if not isinstance(wanted, (int, np.integer)) or wanted < 1:
@@ -191,14 +216,22 @@ def _number_of_steps(wanted: int | None, otherwise: int) -> int:
     return int(wanted)
 
 
-def _trained(model: Model, fixed: Sequence[str]) -> list[str]:
+def _check_starts(count: int, minibatches: Any, names: list[str]) -> None:
+    if not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"gp.fit: expected num_starts to be an integer >= 1; got {count!r}.")
+    if count > 1 and (minibatches is not None or not names):
+        why = "without minibatches" if names else "with hyperparameters to train"
+        raise ValueError(f"gp.fit: expected num_starts=1, or a fit {why}; got {count}.")
+
+
+def trained(model: Model, fixed: Sequence[str]) -> list[str]:
     """Names of the hyperparameters to train."""
     every = parameters(model)
     kept = {name for wanted in fixed for name in matching(every, wanted, "gp.fit(fixed=...)")}
     return [name for name in every if name not in kept]
 
 
-def _full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
+def full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
     """Priors by full name."""
     found = {}
     for wanted, prior in priors.items():

@@ -54,6 +54,19 @@ def parameters(model: Any) -> Values:
     return found
 
 
+def positive_names(model: Any) -> set[str]:
+    """Names of the hyperparameters that must stay positive."""
+    found: set[str] = set()
+
+    def visit(path: str, leaf: Any, positive: bool) -> Any:  # noqa: FBT001
+        if positive:
+            found.add(path)
+        return leaf
+
+    _walk(model, visit)
+    return found
+
+
 def matching(names: Collection[str], wanted: str, owner: str) -> list[str]:
     """The names that are ``wanted`` or end with it after a dot.
 

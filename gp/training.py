@@ -166,12 +166,12 @@ _COMPILED: dict = {}
 def _compiled(key: Any, optimizer: Any) -> tuple[Callable, Callable]:
     """Compiled ``init`` and chunk, one for all optimizers of the same structure."""
     if key not in _COMPILED:
-        chunk = functools.partial(_chunk, optimizer)
+        chunk = functools.partial(chunk_of, optimizer)
         _COMPILED[key] = quick_jit(optimizer.init), quick_jit(chunk)
     return _COMPILED[key]
 
 
-def _loss(values: Values, sites: Sites, fixed: tuple) -> Array:
+def loss_of(values: Values, sites: Sites, fixed: tuple) -> Array:
     """What is minimised, in nats."""
     model, prior, data, priors = fixed
     new = constrained(model, values)
@@ -179,22 +179,26 @@ def _loss(values: Values, sites: Sites, fixed: tuple) -> Array:
     return -(found.elbo + log_prior(new, priors)).astype(jnp.result_type(float))
 
 
-_first_look = quick_jit(jax.value_and_grad(_loss))
+_first_look = quick_jit(jax.value_and_grad(loss_of))
 
 
-@quick_jit
-def follow(model: Model, prior: Any, data: Data, sites: Sites) -> Ascent:
-    """The best sites at a model, from those at another; compiled once for a fit."""
+def follow_from(model: Model, prior: Any, data: Data, sites: Sites) -> Ascent:
+    """The best sites at a model, from those at another."""
     prior = with_functions(prior, model.kernel, model.mean)
     return ascend(prior, model.likelihood, data, sites)
 
 
-def _chunk(optimizer: Any, arrays: tuple, sites: Sites, fixed: tuple, num_steps: Array) -> tuple:
+follow = quick_jit(follow_from)  # compiled once for a fit
+
+
+def chunk_of(optimizer: Any, arrays: tuple, sites: Sites, fixed: tuple, num_steps: Array) -> tuple:
+    """Up to `CHUNK` steps from the arrays of a `TrainingState`."""
+
     def step(arrays: tuple) -> tuple:
         count, values, opt_state, value, grads, small, status = arrays
         # Far away, matrices are so ill-conditioned that the objective may be anything.
         near = lambda new: largest_factor(fixed[0], new, values) <= LONGEST
-        at = lambda new: jnp.where(near(new), _loss(new, sites, fixed), jnp.nan)
+        at = lambda new: jnp.where(near(new), loss_of(new, sites, fixed), jnp.nan)
         updates, new_state = optimizer.update(
             grads, opt_state, values, value=value, grad=grads, value_fn=Oracle(at).restrict(values)
         )

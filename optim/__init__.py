@@ -40,6 +40,7 @@ from optim.riemannian import (
     riemannian_adam,
     riemannian_amsgrad,
 )
+from optim.rows import init_rows, step_rows
 from optim.saddle_free_newton import saddle_free_newton
 from optim.solution import eval_params
 from optim.spectrum import (
@@ -102,6 +103,7 @@ __all__ = [
     "gauss_newton",
     "hessian_diagonal",
     "hypergradient",
+    "init_rows",
     "laplacian",
     "layerwise_dog",
     "lazy_newton",
@@ -121,6 +123,7 @@ __all__ = [
     "saddle_gradient",
     "scale_by_norm_power",
     "spectral_density",
+    "step_rows",
     "stochastic_oracle",
     "two_timescale",
 ]

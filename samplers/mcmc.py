@@ -156,9 +156,11 @@ def _check(
     if num_warmup is not None:
         numbers["num_warmup"] = (num_warmup, 1)
     for name, (value, least) in numbers.items():
-        if value < least:
-            raise ValueError(f"samplers.mcmc: expected {name} >= {least}; got {value}.")
-    if not 0 < target_acceptance < 1:
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(
+                f"samplers.mcmc: expected {name} to be a whole number >= {least}; got {value!r}."
+            )
+    if not (isinstance(target_acceptance, float) and 0 < target_acceptance < 1):
         raise ValueError(
             "samplers.mcmc: expected target_acceptance between 0 and 1; got "
             f"{target_acceptance}. Usual are 0.8 to 0.99."

@@ -45,6 +45,13 @@ def _arc_cosine(order):
     return k
 
 
+def _zonal_matern(x, y):
+    u, v = np.append(x / _SCALES, 1.0), np.append(y / _SCALES, 1.0)
+    p, q = np.linalg.norm(u), np.linalg.norm(v)
+    s = np.sqrt(3) * np.linalg.norm(u / p - v / q) / 0.7
+    return 2.0 * p * q * (1 + s) * np.exp(-s)
+
+
 def _mixed(x, y):
     return _matern(1.5)(x, y) + 0.5 * np.exp(-0.5 * (x[1] - y[1]) ** 2) * (3.0 + x @ y)
 
@@ -123,6 +130,7 @@ KERNELS = {
         f"arc_cosine_{n}": Entry(_of(gp.ArcCosine, order=n), _arc_cosine(n), 3e-4)
         for n in (0, 1, 2)
     },
+    "zonal_matern": Entry(_of(gp.ZonalMatern, chord=0.7), _zonal_matern),
     "mixed": Entry(_make_mixed, _mixed, 1e-10),
     "deep": Entry(_make_deep, _deep),
     "gpjax": Entry(lambda dtype: gp.from_gpjax(Rbf(jnp.asarray(0.9, dtype))), _foreign),

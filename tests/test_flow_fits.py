@@ -10,6 +10,7 @@ import flows
 import vi
 from tests.test_ladder import banana
 from vi import ladder, plan
+from vi.posterior.cut import most_gradients
 
 KEY = jax.random.key(0)
 LOG_EVIDENCE = np.log(2 * np.pi)  # of the banana
@@ -38,7 +39,8 @@ def test_a_flow_bends_where_a_gaussian_cannot(bent):
     draws = bent.sample(jax.random.key(1), 4000)["x"]
     slope = np.polyfit(draws[:, 0] ** 2, draws[:, 1], 1)[0]
     assert np.isclose(slope, 0.25, atol=0.03)
-    assert bent.cost["gradients"] == gaussian.cost["gradients"] + 500 * plan.FLOW_PARTICLES
+    trained = gaussian.cost["gradients"] + 500 * plan.FLOW_PARTICLES
+    assert bent.cost["gradients"] == trained + most_gradients(trained) // 3  # one look beyond
     assert np.array_equal(np.unique(bent.history["run"])[-2:] - bent.history["run"][-1], [-1, 0])
 
 
@@ -52,11 +54,12 @@ def test_a_fitted_flow_is_saved_and_loaded(bent, tmp_path):
 
 def test_an_interrupted_fit_goes_on_to_the_same_bits(bent, tmp_path):
     path = tmp_path / "half.npz"
-    gradients = bent.cost["gradients"] - 300 * plan.FLOW_PARTICLES
+    gaussian = vi.fit(banana, jnp.zeros(2), key=KEY).cost["gradients"]
+    gradients = gaussian + 200 * plan.FLOW_PARTICLES
     stop = lambda step, state, info: info["gradients"] >= gradients
     first = fit(checkpoint=path, callback=stop)
     assert first.status == vi.Status.STOPPED
-    assert first.cost["gradients"] == gradients
+    assert 0 <= first.cost["gradients"] - gradients <= most_gradients(gradients)
     assert first.elbo < bent.elbo
     resumed = fit(checkpoint=path)
     assert jax.tree.all(jax.tree.map(np.array_equal, resumed.q, bent.q))

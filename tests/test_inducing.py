@@ -21,7 +21,7 @@ from gp.inducing import (
 )
 from gp.inducing.algebra import whitened
 from gp.inducing.coordinates import COORDINATES, Natural
-from gp.inducing.minibatch import _ended
+from gp.inducing.minibatch import ended
 from gp.model import Data, Model
 from gp.parameters import as_arrays
 from tests.test_contracts import finite_differences, precision
@@ -314,8 +314,8 @@ def test_inducing_inputs_that_coincide_are_merged(x64):
 
 def test_a_series_with_nan_has_not_converged():
     level, rising = np.tile([0.0, 0.1], 10), np.arange(20.0)
-    assert _ended(level) == Status.CONVERGED
-    assert _ended(rising) == _ended(np.append(rising, np.nan)) == Status.MAX_STEPS
+    assert ended(level) == Status.CONVERGED
+    assert ended(rising) == ended(np.append(rising, np.nan)) == Status.MAX_STEPS
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5])

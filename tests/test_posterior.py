@@ -1,6 +1,8 @@
 """`Posterior`: draws, densities, corrected draws, export, pictures and files."""
 
 import functools
+import sys
+import types
 
 import arviz
 import jax
@@ -11,12 +13,13 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+import xarray
 from numpyro.infer import Predictive
 
 import vi
 from tests import models
 from tests.stats import assert_mean
-from vi.posterior import tables
+from vi.posterior import export, tables
 
 KEY = jax.random.key(5)
 
@@ -90,7 +93,7 @@ def test_predictive_is_numpyros(regression):
     expected = Predictive(models.regression, draws)(predict_key, X, None)
     assert np.array_equal(found["y"], expected["y"])
     assert found["y"].shape == (200, len(X))
-    with pytest.raises(TypeError, match=r"key from jax.random.key first"):
+    with pytest.raises(TypeError, match=r"key from jax.random.key; got 100. It comes first"):
         regression.sample(100)
     with pytest.raises(TypeError, match="expected a NumPyro model"):
         posterior_of(Wide.density, vi.mean_field(2)).predictive(KEY)
@@ -158,6 +161,18 @@ def test_export_for_arviz(schools):
     data = schools.to_arviz(300)
     assert data.posterior["theta"].shape == (1, 300, 8)
     assert arviz.ess(data)["mu"] > 100
+
+
+def test_arviz_1_takes_the_tree(monkeypatch):
+    """It still answers to the old name, with a warning, and gives DataTree for it."""
+    tree = export.datatree({"posterior": {"x": np.zeros((1, 5))}}, {})
+    new, old = types.ModuleType("arviz"), types.ModuleType("arviz")
+    new.__getattr__ = lambda name: xarray.DataTree  # pyright: ignore
+    old.InferenceData = lambda **groups: types.SimpleNamespace(attrs={}, **groups)  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "arviz", new)
+    assert export.for_arviz(tree) is tree
+    monkeypatch.setitem(sys.modules, "arviz", old)
+    assert export.for_arviz(tree).posterior["x"].shape == (1, 5)
 
 
 def test_pictures_show_what_they_say(schools):

@@ -6,18 +6,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gp
 from gp.dense import DensePrior
 from gp.evidence import exact_sites
 from gp.model import Data, Model
-from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional, neighbor_gap
+from gp.sic import (
+    DoubleKL,
+    SICPrior,
+    double_kl,
+    free_conditional,
+    neighbor_gap,
+    train_factor,
+)
 from gp.sic.columns import inverse_columns
 from gp.sic.solve import product, solve, solve_transposed, transposed_product
 from gp.sic.sums import sum_of_chunks
 from gp.sites import Sites
 from tests.stats import assert_mean
+from vi.random import fast_key
 
 N = 40
 
@@ -350,6 +359,54 @@ def test_minibatches_of_the_double_kl_are_unbiased(double):
         assert_mean(np.asarray(grads.mean)[:, 0], whole[1].mean)
         with pytest.raises(AssertionError):
             assert_mean(0.8 * np.asarray(loss)[:, 0], whole[0])
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """A free factor of few neighbours, from a poor mean, trained on minibatches."""
+    with jax.enable_x64(True):
+        c = case()
+        model = Model(c.kernel, c.mean, gp.Gaussian(jnp.asarray(0.3)))
+        data = Data.merged(np.asarray(c.x), np.asarray(c.sites.centre))
+        prior = SICPrior.of(model.kernel, model.mean, data.x, num_neighbors=3, per_block=2)
+        q = condition_jit(prior, exact_sites(model.likelihood, data))
+        target, best = double_kl(prior, model, data, q, ["kernel.variance"])
+        start = dataclasses.replace(best, mean=best.mean + 0.5)
+        options = {"key": jax.random.key(0), "num_groups": 1, "optimizer": optax.adam(0.01)}
+        train = lambda num_steps: train_factor(target, start, num_steps=num_steps, **options)[0]
+        yield target, best, start, train
+
+
+def test_rows_that_a_step_of_the_double_kl_does_not_touch_stay_as_they_are(steps):
+    """One step is Adam's on the rows of the drawn group, and on no others."""
+    target, _, start, train = steps
+    with jax.enable_x64(True):
+        key = jax.random.fold_in(fast_key(jax.random.key(0)), 0)
+        _, whole = run_estimator(DoubleKL(1), key, start, target)
+        moved = train(1)
+        changed = np.any(np.asarray(moved.columns != start.columns), axis=1)
+        assert 0 < changed.sum() < N
+        np.testing.assert_array_equal(changed, np.any(np.asarray(whole.columns) != 0, axis=1))
+        expected = start.mean - 0.01 * jnp.sign(whole.mean) * (whole.mean != 0)
+        np.testing.assert_allclose(moved.mean, expected, atol=1e-6)
+        step = 0.01 * jnp.sign(whole.values["kernel.variance"])
+        value = start.values["kernel.variance"] - step
+        np.testing.assert_allclose(moved.values["kernel.variance"], value, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_minibatches_of_the_double_kl_bring_a_poor_mean_back(steps):
+    target, best, start, train = steps
+    with jax.enable_x64(True):
+        loss = lambda q: run_estimator(DoubleKL(None), jax.random.key(0), q, target)[0]
+        assert loss(train(600)) < loss(best) + 0.2 * (loss(start) - loss(best))
+        assert loss(train(1)) > loss(best) + 0.2 * (loss(start) - loss(best))
+
+
+def test_training_of_a_factor_needs_a_step(steps):
+    target, _, start, _ = steps
+    with pytest.raises(ValueError, match="num_steps to be an integer >= 1; got 0"):
+        train_factor(target, start, key=jax.random.key(0), num_steps=0)
 
 
 def test_double_kl_needs_one_latent_function(double):

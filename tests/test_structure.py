@@ -76,6 +76,7 @@ def test_faces_export_what_they_say():
     import flows
     import gp
     import gp.kernels
+    import gp.last_layers
     import gp.likelihoods
     import optim
     import samplers.filters
@@ -84,7 +85,7 @@ def test_faces_export_what_they_say():
     import vi.distances
     import vi.gaussian
 
-    packages = flows, gp, gp.kernels, gp.likelihoods, optim
+    packages = flows, gp, gp.kernels, gp.last_layers, gp.likelihoods, optim
     packages += samplers.filters, samplers.particles, vi, vi.distances, vi.gaussian
     for package in packages:
         assert list(package.__all__) == sorted(package.__all__, key=_isort)

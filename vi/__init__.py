@@ -52,7 +52,8 @@ from vi.program import (
 )
 from vi.status import Status
 from vi.svi import SVI
-from vi.targets import Target, target
+from vi.targets import Rows, Target, target
+from vi.targets.mesh import shard
 
 __all__ = [
     "SVI",
@@ -76,6 +77,7 @@ __all__ = [
     "Penalised",
     "Posterior",
     "Relaxed",
+    "Rows",
     "RunningScore",
     "Score",
     "Status",
@@ -116,6 +118,7 @@ __all__ = [
     "renyi",
     "reweighted_wake_sleep",
     "scheduled",
+    "shard",
     "sleep",
     "symmetric_kl",
     "target",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vi.clock import Clock
@@ -18,9 +19,11 @@ from vi.loop import Callback, LoopOptions
 from vi.options import Estimator, FamilyName, FitOptions, OnFailure
 from vi.posterior import Posterior
 from vi.program import Objective
+from vi.random import check_key
 from vi.rung import fit_family
 from vi.targets import Target
 from vi.targets import target as make_target
+from vi.targets.mesh import spread
 
 
 def fit(
@@ -39,6 +42,7 @@ def fit(
     init: dict[str, Array] | None = None,
     num_draws: int | None = None,
     budget: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -93,6 +97,11 @@ def fit(
       init: constrained values of all latent sites to start from, ``{site: value}``.
       num_draws: fresh draws to diagnose with; by default from 2048 to 16,384 by their cost.
       budget: for ``family="auto"``, gradients after which no rung is begun; 500,000 if not given.
+      mesh: devices, from `jax.make_mesh`: the rows of data arrays whose first axis they divide are
+        spread over them (`vi.shard`), and so is the work; where there is no such array they share
+        the points of the search for a Gaussian and the draws of the diagnostics. Results differ
+        from those of one device by the order of summation. Processes of `jax.distributed` make
+        the same call.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks; true stops.
       checkpoint: a file; the state is saved there between chunks, and a call that finds it
@@ -131,12 +140,15 @@ def fit(
         num_steps=num_steps, init=init, num_draws=num_draws, budget=budget, on_failure=on_failure,
     )  # fmt: skip
     options.check()
+    check_key("vi.fit", key)
     _check_names(model, options)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     clock = Clock()
     if not isinstance(model, (Target, functools.partial)):
         check_call(model, args, kwargs, "vi.fit", _OPTIONS)
     target = make_target(model, *args, **kwargs)
+    if mesh is not None:
+        target = spread(target, mesh)
     if family == "auto":
         posterior = climb(target, key, options, loop, clock)
     else:

@@ -17,6 +17,7 @@ from vi.loop import LoopOptions, iterate
 from vi.options import FitOptions
 from vi.plan import FLOW_PARTICLES, FLOW_STEPS
 from vi.posterior import Posterior
+from vi.posterior.cut import most_gradients
 from vi.posterior.verdict import LIMIT, MISSED
 from vi.provenance import provenance
 from vi.rung import describe, fit_family, one_run, other_modes, report
@@ -42,9 +43,10 @@ def climb(
     """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, a neural spline flow, and a MixFlow.
 
     It stops at the first rung whose k-hat is below 0.7, whose importance weights move no mean by
-    more than 0.1 standard deviations and no standard deviation by more than 10 %, and that covers
-    all modes found; or when the next rung would take more gradients than the budget has left. The
-    best by ELBO is kept; a MixFlow, whose ELBO counts its momentum, also where it alone fits.
+    more than 0.1 standard deviations and no standard deviation by more than 10 %, that covers
+    all modes found and does not end where the posterior goes on; or when the next rung would take
+    more gradients than the budget has left. The best by ELBO is kept; a MixFlow, whose ELBO counts
+    its momentum, also where it alone fits.
     When a mixture gains less than 0.01 nats, larger ones are passed over, as are those beyond a
     third of the budget.
 
@@ -143,7 +145,8 @@ class _Ladder:
 
     def flow(self) -> None:
         """A neural spline flow around the Gaussian, of fewer steps if the budget is small."""
-        steps = min(FLOW_STEPS, (self.budget - self.spent) // FLOW_PARTICLES)
+        left = self.budget - self.spent
+        steps = min(FLOW_STEPS, (left - most_gradients(left)) // FLOW_PARTICLES)
         if steps < FEWEST_STEPS:
             self.why = self._beyond()
             return
@@ -209,7 +212,7 @@ def _rung(posterior: Posterior, gradients: int) -> dict[str, Any]:
         "elbo": posterior.elbo,
         "elbo_sem": posterior.elbo_sem,
         "khat": posterior.khat,
-        "moved": max(posterior.diagnostics.mean_shift, posterior.diagnostics.sd_shift),
+        "moved": _moved(posterior),
         "grade": posterior.verdict.grade,
         "gradients": int(gradients),
     }
@@ -217,9 +220,13 @@ def _rung(posterior: Posterior, gradients: int) -> dict[str, Any]:
 
 def _fits(posterior: Posterior) -> bool:
     found = posterior.diagnostics
-    moved = max(found.mean_shift, found.sd_shift)
-    fits = posterior.khat < LIMIT and moved <= MOVED
-    return fits and not found.bad and found.missed <= MISSED[1]
+    fits = posterior.khat < LIMIT and _moved(posterior) <= MOVED
+    return fits and not found.bad and not found.cut and found.missed <= MISSED[1]
+
+
+def _moved(posterior: Posterior) -> float:
+    found = posterior.diagnostics
+    return max(found.mean_shift, found.sd_shift, found.cut_shift)
 
 
 def _grow(q: Any, found: Any, count: int) -> Mixture:

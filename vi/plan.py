@@ -36,6 +36,7 @@ from vi.stochastic import StochasticRun
 from vi.targets import Target
 from vi.targets.nonfinite import explain
 from vi.targets.point import PointTarget
+from vi.targets.streamed import StreamedTarget, glance
 from vi.upstairs import FlowName, flow
 
 PARTICLES = 10  # of the default objective
@@ -91,6 +92,11 @@ def plan(
             first, notes = plan(target, key, FitOptions(init=options.init, family=family.first))
         return family.run_after(target, key, first), notes
     if hasattr(family, "around"):
+        if isinstance(target, StreamedTarget):
+            raise ValueError(
+                "vi.fit: expected a Gaussian, a mixture or a point for vi.Rows; a flow starts from "
+                "a Gaussian of all rows in memory. Leave out family."
+            )
         return _around(target, key, options, family)
     init = _given(target, options)
     second_order = isinstance(family, str) and family in _SECOND_ORDER
@@ -276,7 +282,7 @@ def start(target: Target, key: Array) -> Array:
     spread = np.array([0.1, 2, 2, 2, 1, 1, 0.5, 0.01])[:, None]
     points = spread * generator.uniform(-1, 1, (8, target.dim))
     points = points.astype(target.layout.dtype)
-    values, gradients = _look(target, points)
+    values, gradients = _look(glance(target), points)
     finite = np.isfinite(values) & np.isfinite(gradients).all(1)
     if not finite.any():
         raise NonFiniteTargetError(

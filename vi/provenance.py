@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from vi.random import host_words
 from vi.targets import Target
+from vi.targets.mesh import on_host
 
 
 @functools.cache
@@ -48,7 +48,8 @@ def program_digest(function: Callable, *args: Any) -> str:
     Equal in another process; it changes with the code, with what the code reads, with shapes
     and dtypes, and with the version of JAX.
     """
-    program = jax.make_jaxpr(function)(*args)
+    shapes = jax.eval_shape(lambda *args: args, *args)  # wherever the arrays are
+    program = jax.make_jaxpr(function)(*shapes)
     digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(program)).encode())
     for constant in program.consts:
         digest.update(_bytes(constant))
@@ -72,7 +73,7 @@ def model_digest(target: Any) -> str:
 def _bytes(leaf: Any) -> bytes:
     if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
+    array = on_host(leaf)
     return f"{array.dtype}{array.shape}".encode() + array.tobytes()
 
 

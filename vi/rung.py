@@ -18,6 +18,7 @@ from vi.loop import LoopOptions, Run, iterate
 from vi.options import FitOptions
 from vi.plan import plan
 from vi.posterior import Diagnostics, Posterior, diagnose
+from vi.posterior.cut import can_cut, find_cut, num_chains
 from vi.posterior.diagnostics import misfit, missed_mass
 from vi.posterior.verdict import judge, judge_point
 from vi.provenance import provenance
@@ -130,6 +131,10 @@ def report(
         if others:
             shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
             found = found._replace(missed=float(shares.sum()))
+    if can_cut(q, target) and not status.failed:
+        cut = find_cut(_fresh(key, 2), found, q, target, num_chains(gradients))
+        found = found._replace(cut=cut.share, cut_shift=cut.shift)
+        gradients += cut.gradients
     notes = [*_unobserved(target), *_improper(q, target), *notes]
     if status.failed and target.layout.dtype == "float32":
         notes = [*notes, _SINGLE]
@@ -176,7 +181,7 @@ def _improper(q: Any, target: Target) -> list[str]:
 
 def _cautions(target: Target) -> list[str]:
     structure = target.structure
-    if not structure.plates or structure.all_rows:
+    if not structure.plates or target.subsampled:
         return []
     rows = [f"{batch} rows stand for the {size}" for size, batch in structure.plates.values()]
     return [

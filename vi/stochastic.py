@@ -20,6 +20,7 @@ from vi.random import fast_key
 from vi.status import Status
 from vi.structural import structural_key
 from vi.targets import Target
+from vi.targets.streamed import at_step, glance, minibatches, steps_at_once
 
 CHUNK = 100  # steps
 MAX_SKIPS = 50  # steps in a row that are not finite
@@ -105,16 +106,9 @@ class StochasticRun:
     def advance(self, state: StochasticState) -> StochasticState:
         """Take up to `CHUNK` steps."""
         before = int(state.step)
-        arrays, losses = self.chunk(
-            fast_key(self.key),
-            _arrays(state),
-            self.target,
-            self.estimator,
-            np.int32(self.num_steps),
-        )
+        arrays, losses = self._steps(state)
         step, q, optimizer, skips, rests, status, running = arrays
         taken = int(step) - before
-        losses = np.asarray(losses, float)[:taken]
         kept = losses[np.isfinite(losses)]
         state = StochasticState(
             step=step,
@@ -144,6 +138,21 @@ class StochasticRun:
         ended = Status.CONVERGED if rested and state.decays == self.decays else Status.MAX_STEPS
         return state._replace(status=np.int32(ended))
 
+    def _steps(self, state: StochasticState) -> tuple[tuple, np.ndarray]:
+        """A chunk of steps, in as many parts as the rows of its minibatches fit into memory."""
+        arrays, first, seen = _arrays(state), int(state.step), []
+        at_once = steps_at_once(self.target, CHUNK)
+        for start in range(first, first + CHUNK, at_once):
+            count = min(at_once, first + CHUNK - start)
+            target = minibatches(self.target, tuple(key_words(self.key)), start, count)
+            last = np.int32(min(self.num_steps, start + count))
+            key = fast_key(self.key)
+            arrays, losses = self.chunk(key, arrays, target, self.estimator, last)
+            seen.append(np.asarray(losses, float)[: int(arrays[0]) - start])
+            if int(arrays[0]) < start + count:
+                break
+        return arrays, np.concatenate(seen)
+
     def _slower(self, state: StochasticState) -> StochasticState:
         """Lower the learning rate; the average begins anew, free of the old rate's noise."""
         inner = state.optimizer.inner
@@ -160,7 +169,8 @@ class StochasticRun:
         A line search at the optimum finds no step either; there the gradient is rounding.
         """
         key = jax.random.fold_in(fast_key(self.key), state.step)
-        return bool(_gain(key, state.q, self.target, self.estimator) > TOLERANCE)
+        here = glance(self.target)
+        return bool(_gain(key, state.q, here, self.estimator) > TOLERANCE)
 
     def done(self, state: StochasticState) -> bool:
         """Whether there is nothing left to do."""
@@ -187,7 +197,8 @@ class StochasticRun:
         """A digest of model, family, objective, estimator and optimizer: of a chunk of steps."""
         state = self.initial()
         chunk = functools.partial(_chunk, self.optimizer)
-        arguments = _arrays(state), self.target, self.estimator, np.int32(self.num_steps)
+        target = glance(self.target)
+        arguments = _arrays(state), target, self.estimator, np.int32(self.num_steps)
         return program_digest(chunk, fast_key(self.key), *arguments)
 
     def result(self, state: StochasticState) -> Any:
@@ -287,14 +298,15 @@ def _chunk(
         step_key = jax.random.fold_in(key, count)
         now = estimator.at(count) if isinstance(estimator, Objective) else estimator
         now = now.with_running(running) if running else now
-        loss, grads = now(step_key, q, target)
+        here = at_step(target, count)
+        loss, grads = now(step_key, q, here)
         updates, new_opt_state = optimizer.update(
             grads,
             opt_state,
             q,
             value=loss,
             grad=grads,
-            value_fn=_oracle(step_key, now, target).restrict(q),
+            value_fn=_oracle(step_key, now, here).restrict(q),
         )
         new_q = optax.apply_updates(q, updates)
         after: Any = new_opt_state

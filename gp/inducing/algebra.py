@@ -9,6 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from gp.cholesky import safe_cholesky
+from gp.inducing.interdomain import covariance_of, cross_of
 
 CHUNK = 4096  # data at once
 
@@ -20,19 +21,24 @@ class Basis(NamedTuple):
     jitter: Float[Array, ""]
 
 
-def basis(kernel: Any, z: Float[Array, "M D"]) -> Basis:
-    """The factor of the kernel's matrix with the least jitter that helps; differentiable."""
-    matrix = kernel(z, z)
+def basis(kernel: Any, z: Any) -> Basis:
+    """The factor of the kernel's matrix with the least jitter that helps; differentiable.
+
+    Args:
+      kernel: the kernel.
+      z: inducing inputs, ``(M, D)``, or `gp.inducing.Features`.
+    """
+    matrix = covariance_of(kernel, z)
     scale = jnp.mean(jnp.diagonal(matrix))
-    added = jnp.broadcast_to(scale, z.shape[:1])
+    added = jnp.diagonal(matrix)
     _, jitter = safe_cholesky(jax.lax.stop_gradient(matrix), jax.lax.stop_gradient(added))
     jitter = jax.lax.stop_gradient(jitter)
     return Basis(jnp.linalg.cholesky(matrix + jnp.diag(jitter * added)), jitter * scale)
 
 
-def features(kernel: Any, z: Array, tril: Array, x: Float[Array, "B D"]) -> Float[Array, "M B"]:
+def features(kernel: Any, z: Any, tril: Array, x: Float[Array, "B D"]) -> Float[Array, "M B"]:
     """A = L⁻¹ k(z, x): covariances of the whitened variables with the function at x."""
-    return solve_triangular(tril, kernel(z, x), lower=True)
+    return solve_triangular(tril, cross_of(kernel, z, x), lower=True)
 
 
 def summed(function: Callable, *arrays: Float[Array, "N ..."]) -> Any:

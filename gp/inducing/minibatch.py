@@ -135,7 +135,7 @@ class MinibatchRun:
 
     def initial(self) -> MinibatchState:
         """The state before the first step: q is the prior."""
-        latents, count = self.model.likelihood.latents, self.z.shape[-2]
+        latents, count = self.model.likelihood.latents, len(self.z)
         dtype = self.data.y.dtype
         start = Natural(
             jnp.zeros((latents, count), dtype),
@@ -159,7 +159,7 @@ class MinibatchRun:
             steps=np.append(state.steps, int(arrays[0])),
         )
         if int(state.status) == Status.RUNNING and int(state.step) >= self.num_steps:
-            return state._replace(status=np.int32(_ended(state.elbos)))
+            return state._replace(status=np.int32(ended(state.elbos)))
         return state
 
     def done(self, state: MinibatchState) -> bool:
@@ -200,12 +200,12 @@ class MinibatchRun:
         return dataclasses.replace(prior, z=state.values[INDUCING], start="given")
 
 
-def inducing_inputs(prior: Any) -> Array:
+def inducing_inputs(prior: Any) -> Any:
     """The inducing inputs of a prior, or of several side by side, which share them."""
     return prior.prior.z if isinstance(prior, IndependentPrior) else prior.z
 
 
-def _ended(elbos: np.ndarray) -> Status:
+def ended(elbos: np.ndarray) -> Status:
     """Whether the ELBO had stopped rising: its last third of chunks against the one before."""
     size = len(elbos) // 3
     if size < 2:

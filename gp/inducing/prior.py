@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from gp.cholesky import safe_cholesky
 from gp.inducing.algebra import Whitened, basis, features, mapped, summed, whitened
 from gp.inducing.choice import greedy_inputs, spread_inputs
+from gp.inducing.interdomain import Features
+from gp.parameters import as_arrays
 from gp.prior import Conditional
 from gp.sites import Sites
 from vi.compile import quick_jit
@@ -64,7 +66,7 @@ class InducingPrior:
       kernel: k.
       mean: μ(x).
       x: inputs.
-      z: inducing inputs.
+      z: inducing inputs, or `gp.inducing.Features`.
       start: how z were chosen: ``"greedy"``, ``"kmeans"`` or ``"given"``.
 
     Complexity:
@@ -88,7 +90,7 @@ class InducingPrior:
     kernel: Any
     mean: Any
     x: Float[Array, "N D"]
-    z: Float[Array, "M D"]
+    z: Any
     start: str = static(default="greedy")
 
     sought = "Inducing inputs"
@@ -101,7 +103,7 @@ class InducingPrior:
         x: Float[Array, "N D"],
         *,
         num_inducing: int = NUM_INDUCING,
-        inducing: Float[Array, "M D"] | None = None,
+        inducing: Any = None,
         start: str = "greedy",
     ) -> "InducingPrior":
         """Make the prior; inducing inputs are chosen among the data on the host.
@@ -111,7 +113,8 @@ class InducingPrior:
           mean: the mean function.
           x: inputs.
           num_inducing: M; all inputs if there are fewer.
-          inducing: z, if they are given; those that coincide are merged.
+          inducing: z, if they are given: inputs, of which those that coincide are merged, or
+            `gp.inducing.Features`.
           start: ``"greedy"`` (`greedy_inputs`) or ``"kmeans"`` (`spread_inputs`).
 
         Returns:
@@ -121,6 +124,8 @@ class InducingPrior:
           ValueError: for an unknown start, a count below one, or inducing inputs of another shape.
         """
         x = jnp.asarray(x)
+        if isinstance(inducing, Features):
+            return cls(kernel, mean, x, as_arrays(inducing, x.dtype), "given")
         if inducing is not None:
             z = _checked(inducing, x)
             _, first = np.unique(z, axis=0, return_index=True)
@@ -136,7 +141,7 @@ class InducingPrior:
         return cls(kernel, mean, x, jnp.asarray(z, x.dtype), start)
 
     @property
-    def graph(self) -> Array:
+    def graph(self) -> Any:
         """What the host has chosen."""
         return self.z
 
@@ -151,11 +156,12 @@ class InducingPrior:
 
     def kept(self) -> list[Array]:
         """What is saved with a posterior."""
-        return [self.z]
+        return jax.tree.leaves(self.z)
 
     def with_kept(self, arrays: list[Array]) -> "InducingPrior":
         """The prior with what was saved."""
-        return dataclasses.replace(self, z=arrays[0])
+        z = jax.tree.unflatten(jax.tree.structure(self.z), arrays)
+        return dataclasses.replace(self, z=z)
 
     def condition(self, sites: Sites) -> Conditional:
         """q(f) at the data; see `gp.prior.Prior`."""
@@ -236,6 +242,11 @@ class InducingPrior:
     ) -> tuple[Array, Array]:
         """How data move draws of the prior; see `gp.prior.Prior`."""
         del sites
+        if isinstance(self.z, Features):
+            raise ValueError(
+                f"Posterior.sample_paths: expected inducing inputs; got {type(self.z).__name__}. "
+                "Draw at given points, by Posterior.sample."
+            )
         tril, q = conditional.factor.tril, conditional.factor.q
         before = path(self.z)
         drawn = q.mean + jax.random.normal(key, before.shape, before.dtype) @ q.inverse
@@ -246,12 +257,17 @@ class InducingPrior:
         """What speaks against the approximation: sentences, none where nothing does."""
         factor = conditional.factor
         share, gap = float(jnp.max(factor.unexplained)), float(jnp.sum(factor.gap))
+        said = self.z.cautions(self.kernel) if isinstance(self.z, Features) else []
         if share < _SAID and gap < GAP * len(self.x):
-            return []
+            return said
+        what, more = ("inducing inputs", "Raise num_inducing.")
+        if isinstance(self.z, Features):
+            what, more = ("inducing features", "Take more of them, or a lower degree.")
         return [
-            f"The {self.z.shape[-2]} inducing inputs leave {100 * share:.2g} % of the prior "
+            f"The {len(self.z)} {what} leave {100 * share:.2g} % of the prior "
             f"variance unexplained; with all inputs the bound would be up to {gap:.3g} nats "
-            "higher. Raise num_inducing."
+            f"higher. {more}",
+            *said,
         ]
 
 

@@ -30,7 +30,7 @@ class _View(NamedTuple):
     variance: Float[Array, "L B"]
 
 
-def _view(model: Model, z: Array, x: Array) -> _View:
+def _view(model: Model, z: Any, x: Array) -> _View:
     def one(kernel: Any, mean: Any) -> _View:
         tril, _ = basis(kernel, z)
         return _View(tril, features(kernel, z, tril, x), mean(x), kernel.diagonal(x))
@@ -42,10 +42,12 @@ def _view(model: Model, z: Array, x: Array) -> _View:
 
 
 @quick_jit(static_argnums=0)
-def hold_as(coordinates: str, model: Model, z: Array, natural: Natural) -> Natural:
+def hold_as(coordinates: str, model: Model, z: Any, natural: Natural) -> Natural:
     """Natural parameters of q(v) in the coordinates they are held in."""
-    tril = _view(model, z, z[:1]).tril
-    return each(COORDINATES[coordinates].hold, len(tril))(natural, tril)
+    latents = model.likelihood.latents
+    kernel = jax.tree.map(lambda a: a[None], model.kernel) if latents == 1 else model.kernel
+    tril = each(lambda kernel: basis(kernel, z).tril, latents)(kernel)
+    return each(COORDINATES[coordinates].hold, latents)(natural, tril)
 
 
 def _marginals(q: Whitened, view: _View, latents: int) -> tuple[Array, Array]:

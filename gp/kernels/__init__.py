@@ -1,5 +1,6 @@
 """Kernels: nouns evaluated on blocks, their arithmetic, and doors for those of other libraries."""
 
+from gp.kernels.coregional import Coregional, coregional
 from gp.kernels.dot_product import ArcCosine, Constant, Linear
 from gp.kernels.inputs import ActiveDimensions, Deep, deep
 from gp.kernels.kernel import Kernel, Product, Scaled, Sum
@@ -11,11 +12,13 @@ from gp.kernels.stationary import (
     SquaredExponential,
     Stationary,
 )
+from gp.kernels.zonal import Zonal, ZonalMatern
 
 __all__ = [
     "ActiveDimensions",
     "ArcCosine",
     "Constant",
+    "Coregional",
     "Deep",
     "Kernel",
     "Linear",
@@ -28,6 +31,9 @@ __all__ = [
     "SquaredExponential",
     "Stationary",
     "Sum",
+    "Zonal",
+    "ZonalMatern",
+    "coregional",
     "deep",
     "from_gpjax",
     "from_tinygp",

@@ -5,8 +5,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gp.kernels.distance import arc_cosine_profile, squared_distance
+from gp.kernels.distance import arc_cosine_profile
 from gp.kernels.kernel import Kernel
+from gp.kernels.zonal import Zonal
 from vi.module import module, static
 
 
@@ -74,7 +75,7 @@ class Linear(Kernel):
 
 
 @module
-class ArcCosine(Kernel):
+class ArcCosine(Zonal):
     r"""The kernel of an infinitely wide layer of rectified units.
 
     .. math::
@@ -112,21 +113,13 @@ class ArcCosine(Kernel):
     variance: Float[Array, ""] | float = 1.0
     order: int = static(default=1)
 
-    def __call__(self, a: Float[Array, "*B N D"], b: Float[Array, "*B M D"]) -> Array:
-        """The block of covariances."""
+    @property
+    def power(self) -> int:
+        """The order."""
+        return self.order
+
+    def profile(self, square: Array) -> Array:
+        """The angular part."""
         if self.order not in (0, 1, 2):
             raise ValueError(f"ArcCosine: expected order in 0, 1, 2; got {self.order}.")
-        (u, p), (v, q) = self._directions(a), self._directions(b)
-        lengths = (p[..., :, None] * q[..., None, :]) ** self.order
-        return self.variance * lengths * arc_cosine_profile(self.order, squared_distance(u, v))
-
-    def diagonal(self, x: Float[Array, "*B N D"]) -> Float[Array, "*B N"]:
-        """Variances."""
-        return self.variance * self._directions(x)[1] ** (2 * self.order)
-
-    def _directions(self, x: Array) -> tuple[Array, Array]:
-        """Unit vectors of augmented inputs, and their lengths."""
-        one = jnp.ones((*x.shape[:-1], 1), x.dtype)
-        scaled = jnp.concatenate([x / self.lengthscale, one], -1)
-        length = jnp.sqrt(jnp.sum(scaled**2, -1))
-        return scaled / length[..., None], length
+        return arc_cosine_profile(self.order, square)

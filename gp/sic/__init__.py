@@ -1,6 +1,7 @@
 """Sparse inverse Cholesky factors: Gaussian processes on hundreds of thousands of points."""
 
 from gp.sic.double_kl import DoubleKL, LatentProcess, SparseGaussian, double_kl, free_conditional
+from gp.sic.factor_run import FactorRun, FactorState, train_factor
 from gp.sic.graph import SICGraph, sic_graph
 from gp.sic.order import coarse_to_fine_order
 from gp.sic.pattern import Pattern
@@ -8,6 +9,8 @@ from gp.sic.prior import SICPrior, neighbor_gap
 
 __all__ = [
     "DoubleKL",
+    "FactorRun",
+    "FactorState",
     "LatentProcess",
     "Pattern",
     "SICGraph",
@@ -18,4 +21,5 @@ __all__ = [
     "free_conditional",
     "neighbor_gap",
     "sic_graph",
+    "train_factor",
 ]

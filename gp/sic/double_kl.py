@@ -6,6 +6,8 @@ and hyperparameters all free. Sites reach as good a q with 2 n numbers (`SICPrio
 free factor is for hyperparameters on minibatches, and for posteriors that sites do not give.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,21 +112,62 @@ class DoubleKL:
         """Loss in nats, shape ``()``, and its gradient, a pytree like ``q``.
 
         Complexity:
-          O(G s m³ + G P (m log P + P s)) for G groups of s, whatever n; the gradient, which is zero
-          on all other rows, is an array of the size of ``q``.
+          As of `on_rows`, and O(n m) to fill the gradient, which is zero on all other rows.
         """
-        total = len(target.groups.members)
+        loss, index, some = self.on_rows(key, q, target)
+        put = lambda whole, few: jnp.zeros_like(whole).at[index].set(few, mode="drop")
+        mean, columns = put(q.mean, some.mean), put(q.columns, some.columns)
+        return loss, SparseGaussian(mean, columns, some.values)
+
+    def on_rows(
+        self, key: Array, q: SparseGaussian, target: LatentProcess
+    ) -> tuple[Float[Array, ""], Int[Array, " R"], SparseGaussian]:
+        """The same with the gradient of the R rows alone that the drawn groups touch.
+
+        Args:
+          key: draws the groups.
+          q: where.
+          target: model and data.
+
+        Returns:
+          The loss, the rows, distinct and sorted, with n in free places, and the gradient: that of
+          these rows of mean and columns, zero in free places, and of the hyperparameters.
+
+        Complexity:
+          O(G s m³ + G P (m log P + P s)) for G groups of s, whatever n.
+        """
+        total, n = len(target.groups.members), len(target.inputs)
         count = total if self.num_groups is None else min(self.num_groups, total)
-        drawn = jnp.arange(total)
-        if count < total:
-            drawn = jax.random.choice(key, total, (count,), replace=False)
-        elbo = lambda q: _elbo(q, target, drawn) * (total / count)
-        value, grads = jax.value_and_grad(elbo)(q)
-        return -value, jax.tree.map(jnp.negative, grads)
+        drawn = jnp.arange(total) if count == total else _draw(key, total, count)
+        touched = jnp.concatenate(
+            [a[drawn].reshape(-1) for a in (target.groups.ancestors, target.groups.members)]
+        )
+        index = jnp.unique(touched, size=min(len(touched), n), fill_value=n)
+
+        def place(positions: Array) -> Array:
+            found = jnp.searchsorted(index, positions, method="scan_unrolled")
+            return jnp.where(positions < n, found, len(index))
+
+        some = SparseGaussian(gather(q.mean, index), gather(q.columns, index), q.values)
+        elbo = lambda some: _elbo(some, place, target, drawn) * (total / count)
+        value, grads = jax.value_and_grad(elbo)(some)
+        return -value, index, jax.tree.map(jnp.negative, grads)
 
 
-def _elbo(q: SparseGaussian, target: LatentProcess, drawn: Array) -> Array:
-    """The terms of some groups."""
+def _draw(key: Array, total: int, count: int) -> Int[Array, " count"]:
+    """Distinct integers below the total, any set as likely, in O(count²) (Floyd's method)."""
+    last = total - count + jnp.arange(count)
+    tries = jax.random.randint(key, (count,), 0, last + 1)
+
+    def step(i: Array, drawn: Array) -> Array:
+        new = jnp.where(jnp.any(drawn == tries[i]), last[i], tries[i])
+        return drawn.at[i].set(new)
+
+    return jax.lax.fori_loop(0, count, step, jnp.full(count, -1, tries.dtype))
+
+
+def _elbo(q: SparseGaussian, place: Callable, target: LatentProcess, drawn: Array) -> Array:
+    """The terms of some groups; ``place`` is where positions are in the rows of q."""
     model, n = constrained(target.model, q.values), len(target.inputs)
     members, ancestors = target.groups.members[drawn], target.groups.ancestors[drawn]
     there = members < n
@@ -137,15 +180,16 @@ def _elbo(q: SparseGaussian, target: LatentProcess, drawn: Array) -> Array:
     sets = jnp.concatenate([near, members[..., None]], axis=-1)
     unit = jnp.zeros_like(u).at[..., -1].set(there)
     both = jnp.concatenate([sets, sets], 1), jnp.concatenate([unit, u], 1)
-    variances, traces = jnp.split(half_norms(target.pattern, q.factor, ancestors, *both), 2, axis=1)
-    shift = gather(q.mean, sets) - model.mean(target.inputs.at[sets].get(mode="clip"))
+    factor = lambda positions: q.factor(place(positions))
+    variances, traces = jnp.split(half_norms(target.pattern, factor, ancestors, *both), 2, axis=1)
+    shift = gather(q.mean, place(sets)) - model.mean(target.inputs.at[sets].get(mode="clip"))
     residuals = jnp.sum(u * shift, axis=-1)
     safe = jnp.where(there[..., None], u, 1).reshape(len(flat), -1)
-    diagonal = jnp.where(there, q.factor(members)[..., -1], 1).reshape(-1)
+    diagonal = jnp.where(there, factor(members)[..., -1], 1).reshape(-1)
     terms = divergence_terms(safe, diagonal, residuals.reshape(-1), traces.reshape(-1))
     kl = jnp.sum(jnp.where(there.reshape(-1), terms, 0))
     known = target.targets.at[members].get(mode="fill", fill_value=len(target.y))
-    moments = gather(q.mean, members), jnp.where(there, variances, 1)
+    moments = gather(q.mean, place(members)), jnp.where(there, variances, 1)
     mean, variance = (jnp.broadcast_to(a[..., None], known.shape).reshape(-1) for a in moments)
     y = target.y.at[known.reshape(-1)].get(mode="clip")
     fit = model.likelihood.expect(mean, variance, y).value

@@ -10,9 +10,8 @@ from jaxtyping import Array
 from vi.compile import quick_jit
 from vi.posterior.psis import Psis, psis
 from vi.random import fast_key
-from vi.targets import Target
+from vi.targets import StreamedTarget, Target
 
-_AT_ONCE = 256  # draws evaluated at once
 _BLOCK = 1024  # draws made by one call of the compiled function, whatever their number
 _OPERATIONS = 2.4e8  # spent on the log densities of the draws, unless told otherwise
 _FEWEST, _MOST, _MOST_BATCHES = 2048, 8192, 2
@@ -38,24 +37,34 @@ class Diagnostics(NamedTuple):
     mean_shift: float = 0.0  # of any coordinate by the weights, in standard deviations of q
     sd_shift: float = 0.0  # the same of its standard deviation, relative
     missed: float = 0.0  # share of the mass found that lies where q has none
+    cut: float = 0.0  # share of the mass beyond the draws of a flow; see `vi.posterior.cut`
+    cut_shift: float = 0.0  # that it makes in any mean or standard deviation
+
+
+def _drawn(key: Array, q: Any, block: Array) -> tuple[Array, Array]:
+    return q.sample_and_log_prob(jax.random.fold_in(fast_key(key), block), _BLOCK)
+
+
+_draw = quick_jit(_drawn)
 
 
 @quick_jit
 def _draw_and_weigh(key: Array, q: Any, target: Target, block: Array) -> tuple[Array, Array, Array]:
-    key = jax.random.fold_in(fast_key(key), block)
-    z, log_q = q.sample_and_log_prob(key, _BLOCK)
-    return z, jax.lax.map(target.log_density, z, batch_size=_AT_ONCE), log_q
+    z, log_q = _drawn(key, q, block)
+    return z, target.log_densities(z), log_q
 
 
-def _weighed_draws(
+def weighed_draws(
     key: Array, q: Any, target: Target, number: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of batch ``number``, their log densities under the target, and those under q."""
     blocks = math.ceil(size / _BLOCK)
-    parts = [
-        _draw_and_weigh(key, q, target, np.int32(number * blocks + block))
-        for block in range(blocks)
-    ]
+    numbers = [np.int32(number * blocks + block) for block in range(blocks)]
+    if isinstance(target, StreamedTarget):  # one pass over the rows for all draws
+        drawn = [_draw(key, q, block) for block in numbers]
+        z, log_q = (np.concatenate(part)[:size] for part in zip(*drawn, strict=True))
+        return z, target.log_densities(z), log_q
+    parts = [_draw_and_weigh(key, q, target, block) for block in numbers]
     z, log_p, log_q = (np.concatenate(part)[:size] for part in zip(*parts, strict=True))
     return z, log_p, log_q
 
@@ -102,7 +111,7 @@ def diagnose(
     if num_draws is not None:
         size, count = num_draws, 1
     count = batches or count
-    batch = [_weighed_draws(key, q, target, number, size) for number in range(count)]
+    batch = [weighed_draws(key, q, target, number, size) for number in range(count)]
     ratios = [log_p.astype(float) - log_q.astype(float) for _, log_p, log_q in batch]
     tails = [psis(ratio) for ratio in ratios]
     evidences = [_log_evidence(*pair) for pair in zip(ratios, tails, strict=True)]
@@ -110,7 +119,7 @@ def diagnose(
     every = np.concatenate(ratios)
     finite = np.isfinite(every)
     kept = every[finite]
-    mean_shift, sd_shift = _shifts(draws.astype(float), np.exp(tails[0].log_weights))
+    mean_shift, sd_shift = shifts(draws.astype(float), np.exp(tails[0].log_weights))
     return Diagnostics(
         draws=draws,
         log_p=log_p,
@@ -128,11 +137,14 @@ def diagnose(
     )
 
 
-def _shifts(draws: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """How far weights move the mean and the standard deviation of any coordinate."""
+def shifts(draws: np.ndarray, weights: np.ndarray, size: int | None = None) -> tuple[float, float]:
+    """How far weights move the mean and the standard deviation of any coordinate.
+
+    From those of all draws, or of the first ``size`` of them.
+    """
     if not float(np.abs(draws).max()) < _ENDLESS:
         return math.inf, math.inf
-    mean, sd = draws.mean(0), draws.std(0)
+    mean, sd = draws[:size].mean(0), draws[:size].std(0)
     sd = np.where(sd > 0, sd, 1.0)
     x = (draws - mean) / sd
     moved = weights @ x
@@ -150,7 +162,8 @@ def _log_evidence(ratios: np.ndarray, tail: Psis) -> float:
 
 
 @quick_jit
-def _log_prob(q: Any, z: Array) -> Array:
+def log_prob(q: Any, z: Array) -> Array:
+    """Log density of a family at draws."""
     return q.log_prob(z)
 
 
@@ -178,11 +191,11 @@ def missed_mass(
       2048 K log densities.
     """
     size = min(len(found.draws), _FROM_EACH)
-    seen = [_weighed_draws(key, other, target, k, size) for k, other in enumerate(others)]
+    seen = [weighed_draws(key, other, target, k, size) for k, other in enumerate(others)]
     draws = [found.draws[:size], *(z for z, _, _ in seen)]
     log_p = np.concatenate([found.log_p[:size], *(p for _, p, _ in seen)]).astype(float)
     log_q, *each = (
-        np.concatenate([_log_prob(family, z) for z in draws]).astype(float)
+        np.concatenate([log_prob(family, z) for z in draws]).astype(float)
         for family in (q, *others)
     )
     each = np.stack(each)

@@ -4,11 +4,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from vi.compile import quick_jit
-from vi.random import fast_key
-from vi.targets import Target
+from vi.random import check_count, check_key, fast_key
+from vi.targets import StreamedTarget, Target
+
+_KEY_FIRST = "It comes first, then the number of draws: sample(jax.random.key(1), 1000)."
 
 
 @partial(quick_jit, static_argnames=("num_samples",))
@@ -21,12 +24,10 @@ def sample(key: Array, q: Any, num_samples: int) -> tuple[Array, Array]:
 
     Raises:
       TypeError: if the key is none.
+      ValueError: if the number is none.
     """
-    if not hasattr(key, "dtype"):
-        raise TypeError(
-            f"Posterior: expected a key from jax.random.key first, then the number of draws, as in "
-            f"sample(jax.random.key(1), 1000); got {key!r} for the key."
-        )
+    check_key("Posterior", key, _KEY_FIRST)
+    check_count("Posterior", "the number of draws", num_samples)
     return _drawn(key, q, num_samples)
 
 
@@ -36,10 +37,16 @@ def constrain(target: Target, z: Array) -> dict[str, Array]:
     return jax.vmap(target.constrain)(z)
 
 
-@quick_jit
-def log_density(target: Target, z: Array) -> Array:
+def log_density(target: Target, z: Array) -> Array | np.ndarray:
     """The target's log density at draws, shape ``(S,)``."""
-    return jax.vmap(target.log_density)(z)
+    if isinstance(target, StreamedTarget):
+        return target.log_densities(z)
+    return _log_density(target, z)
+
+
+@quick_jit
+def _log_density(target: Target, z: Array) -> Array:
+    return target.log_densities(z)
 
 
 @quick_jit

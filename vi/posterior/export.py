@@ -42,7 +42,7 @@ def for_arviz(tree: "xarray.DataTree") -> "arviz.InferenceData | xarray.DataTree
     """What the installed ArviZ takes: InferenceData before 1.0, the tree itself from 1.0 on."""
     import arviz
 
-    if not hasattr(arviz, "InferenceData"):
+    if "InferenceData" not in vars(arviz):  # 1.0 answers to the name, with a warning and DataTree
         return tree
     made = arviz.InferenceData(**{name: node.to_dataset() for name, node in tree.children.items()})
     made.attrs.update(tree.attrs)

@@ -17,9 +17,9 @@ from vi.posterior.drawn import Drawn, Draws, chosen
 from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
 from vi.provenance import data_digest
-from vi.random import host_generator, host_words
+from vi.random import check_count, check_key, host_generator, host_words
 from vi.status import Status
-from vi.targets import Target
+from vi.targets import StreamedTarget, Target
 from vi.targets import target as make_target
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class Posterior(Drawn):
         Returns:
           ``{site: (S, *shape)}``.
         """
+        check_key("Posterior.resample", key, "It comes first, then the number of draws.")
+        check_count("Posterior.resample", "num_samples", num_samples)
         size = max(4 * num_samples, len(self.diagnostics.log_p))
         found = diagnose(key, self.q, self.target, size)
         weights = np.exp(psis(found.log_p - found.log_q).log_weights)
@@ -185,14 +187,15 @@ class Posterior(Drawn):
             "posterior": {k: v[None] for k, v in self._constrained(z).items()},
             "sample_stats": {k: np.asarray(v)[None] for k, v in statistics.items()},
         }
-        observed = self.target.structure.observed(self.target.data)
+        streamed = isinstance(self.target, StreamedTarget)  # its rows are not in memory
+        observed = {} if streamed else self.target.structure.observed(self.target.data)
         if observed:
             groups["observed_data"] = jax.tree.map(np.asarray, observed)
         if log_likelihood:
             if not observed:
                 raise TypeError(
                     "Posterior.to_datatree: expected a NumPyro model with observed sites for "
-                    "log_likelihood=True; the target has none."
+                    "log_likelihood=True, and their rows in memory; the target has none."
                 )
             pointwise = evaluate.log_likelihood(self.target, z)
             groups["log_likelihood"] = {k: np.asarray(v)[None] for k, v in pointwise.items()}

@@ -14,6 +14,7 @@ CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
 SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fair"
 EFFECTIVE = 0.02  # share of the draws that must be, for more than "poor"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
+CUT = 0.01  # share of the mass beyond the draws for "poor"; for "fair" at best, any
 
 
 class Verdict(NamedTuple):
@@ -43,8 +44,9 @@ def judge(
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong.
     ``poor``: k-hat is above, weights move a moment by more than 0.5, less than 2 % of the draws
-    are effective, some have no density, or more than 5 % of the mass found is at another optimum,
-    which k-hat cannot see.
+    are effective, some have no density, or more than 5 % of the mass found is at another optimum;
+    or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond the draws of a
+    flow. Of the last two k-hat sees nothing.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -94,6 +96,15 @@ def judge(
             f"it has {measured}, which says nothing of the others. Try family='auto', which starts "
             "a mixture from all, or run MCMC from several starts."
         )
+    elif found.cut > CUT or found.cut_shift > SHIFT[0]:
+        grade = "poor"
+        text = (
+            f"the {family} ends where the posterior goes on: about {found.cut:.1%} of the mass "
+            "lies where it has next to none, to which moves from its draws have led, and changes "
+            f"a mean or standard deviation by {found.cut_shift:.2f} standard deviations or more. "
+            f"Its own draws show nothing of this ({measured}), and resample() does not correct it. "
+            "Try another key or flow, family='auto', or run MCMC."
+        )
     elif shift > SHIFT[1]:
         grade = "poor"
         text = (
@@ -131,6 +142,9 @@ def judge(
     if found.missed > MISSED[1] and "several modes" not in text:
         grade = "fair" if grade == "good" else grade
         text += f" Other searches ended where {found.missed:.1%} of the mass lies, not covered."
+    if found.cut and "goes on" not in text:
+        grade = "fair" if grade == "good" else grade
+        text += f" Beyond its draws lies {found.cut:.1%} of the mass, which no weights correct."
     if cautions:
         grade = "fair" if grade == "good" else grade
         text = " ".join([text, *cautions])

@@ -19,6 +19,7 @@ from vi.targets.arguments import Arguments
 from vi.targets.cost import Cost
 from vi.targets.layout import Layout
 from vi.targets.observed import check_shapes, kind_of
+from vi.targets.rows import batches_in
 from vi.targets.running import RUNNING_A_MODEL
 
 Sites = dict[str, jax.Array]
@@ -60,7 +61,7 @@ class NumPyroModel:
             except (ValueError, TypeError) as error:
                 self.all_rows = False
                 found = self._probe(data)
-                if self._reads_rows(data):
+                if not batches_in(self.arguments.join(data)) and self._reads_rows(data):
                     raise TargetError(
                         "vi.target: expected a model that runs for any number of rows of plate "
                         f"{sorted(self.plates)}, since a fit is judged on all of them; with all "
@@ -122,6 +123,7 @@ class NumPyroModel:
                         f"site '{name}'. Give it a prior (numpyro.sample), or train it with vi.SVI."
                     )
                 elif site["type"] == "sample" and not site["is_observed"]:
+                    self._check_global(site, (args, kwargs))
                     transform = biject_to(site["fn"].support)
                     found[name] = tuple(transform.inverse_shape(jnp.shape(site["value"])))
                 elif site["type"] == "sample":
@@ -130,6 +132,15 @@ class NumPyroModel:
 
         jax.eval_shape(run, data)
         return found
+
+    def _check_global(self, site: dict, arguments: tuple) -> None:
+        inside = [frame.name for frame in site["cond_indep_stack"] if frame.name in self.plates]
+        if inside and batches_in(arguments):
+            raise TargetError(
+                f"vi.target: expected latent sites outside the plate of vi.Rows; '{site['name']}' "
+                f"is inside '{inside[0]}', one value for each row. Compute it from the rows by a "
+                "guide, for vi.SVI, or sum it out."
+            )
 
     def _probe_site(self, site: dict) -> jax.Array | None:
         if site["type"] == "plate":
@@ -163,11 +174,14 @@ class NumPyroModel:
 
     # ---- evaluation ----------------------------------------------------------------------
 
-    def _indices(self, key: jax.Array | None) -> dict[str, jax.Array]:
-        """Rows of each subsampled plate: all of them, or a random minibatch.
+    def _indices(self, key: jax.Array | None, arguments: Any = ()) -> dict[str, jax.Array]:
+        """Rows of each subsampled plate: all of them, or a random minibatch, or those of `Batch`.
 
         A minibatch is drawn with replacement: unbiased, and O(batch) whatever the plate's size.
         """
+        for batch in batches_in(arguments):
+            sizes = {name: size for name, (size, _) in self.plates.items()}
+            return {name: batch.rows for name, size in sizes.items() if size == batch.num_rows}
         if not self.all_rows:
             return {}
         out = {}
@@ -180,7 +194,8 @@ class NumPyroModel:
 
     def _trace(self, data: list, values: Sites, key: jax.Array | None) -> tuple[jax.Array, dict]:
         """Log density over the unconstrained values, and the model's trace there."""
-        indices = self._indices(key)
+        args, kwargs = self.arguments.join(data)
+        indices = self._indices(key, (args, kwargs))
         minibatch = indices if key is not None else {}
 
         def fill(site: dict) -> Any:
@@ -190,7 +205,6 @@ class NumPyroModel:
                 return _fill_site(site, values[site["name"]], minibatch)
             return None
 
-        args, kwargs = self.arguments.join(data)
         model = seed(self.model, jax.random.key(0) if key is None else key)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
@@ -239,7 +253,7 @@ class NumPyroModel:
 
         def fill(site: dict) -> Any:
             if site["type"] == "plate":
-                return self._indices(None).get(site["name"])
+                return self._indices(None, (args, kwargs)).get(site["name"])
             latent = site["type"] == "sample" and not site["is_observed"]
             return value_of(site) if latent else None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vi.errors import LOOKS_AT_DATA, TargetError, blame_model, check_call
@@ -17,10 +18,13 @@ from vi.targets.arguments import Arguments
 from vi.targets.density import PlainDensity
 from vi.targets.identity import key_after_run, model_key
 from vi.targets.layout import Layout
+from vi.targets.points import over_points
+from vi.targets.rows import sources_in
 from vi.targets.running import RUNNING_A_MODEL
 
 _STRUCTURES: OrderedDict[tuple, Any] = OrderedDict()  # so that equal calls share compiled code
 _MAX_STRUCTURES = 256
+_AT_ONCE = 256  # points
 
 
 @module
@@ -34,6 +38,7 @@ class Target:
     data: list
     structure: Any = static()
     bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))  # by functools.partial
+    points_over: Mesh | None = static(default=None)  # devices that share the points of many
 
     @property
     def layout(self) -> Layout:
@@ -81,7 +86,13 @@ class Target:
         self, z: Float[Array, "S D"]
     ) -> tuple[Float[Array, " S"], Float[Array, "S D"]]:
         """`value_and_grad` at many points, side by side or in turns by what is faster."""
-        return self.structure.cost.map(self.value_and_grad, z)
+        one = lambda target, z: target.structure.cost.map(target.value_and_grad, z)
+        return over_points(one, self, z, self.points_over)
+
+    def log_densities(self, z: Float[Array, "S D"]) -> Float[Array, " S"]:
+        """`log_density` at many points, in blocks that bound the memory."""
+        one = lambda target, z: jax.lax.map(target.log_density, z, batch_size=_AT_ONCE)
+        return over_points(one, self, z, self.points_over)
 
     def hvp(self, z: Float[Array, " D"], v: Float[Array, " D"]) -> Float[Array, " D"]:
         """Hessian of the log density at ``z`` times ``v``, forward over reverse: O(1) gradients."""
@@ -177,6 +188,11 @@ def target(model: Callable | Target, *args: Any, **kwargs: Any) -> Target:
         args, kwargs = (*model.args, *args), {**model.keywords, **kwargs}
         model = model.func
     check_call(model, args, kwargs, "vi.target")
+    if sources_in((args, kwargs)):
+        from vi.targets.streamed import streamed
+
+        made = streamed(target, model, args, kwargs)
+        return dataclasses.replace(made, bound=(count, names))
     with RUNNING_A_MODEL:
         try:
             made = _build(model, args, kwargs, bake=False)

@@ -1,5 +1,7 @@
 """What targets made of another target have in common."""
 
+from typing import Any
+
 from vi.targets.layout import Layout
 from vi.targets.target import Target
 
@@ -23,6 +25,11 @@ class Wrapped:
     def data(self) -> list:
         """The base target's."""
         return self.base.data
+
+    @property
+    def structure(self) -> Any:
+        """The base target's."""
+        return self.base.structure
 
     @property
     def subsampled(self) -> bool:

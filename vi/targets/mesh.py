@@ -1,0 +1,110 @@
+"""Data over the devices of a mesh, for one program on all of them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vi.targets.arguments import is_data
+
+
+def shard(data: Any, mesh: Mesh) -> Any:
+    """The same data with their rows over the devices of a mesh.
+
+    Arrays whose first axis the number of devices divides are cut along it; all others are on every
+    device. Whatever is then computed of them, by `vi.SVI`, an optax loop or a sampler, is one
+    program on all devices: XLA sums over the devices where the program sums over rows, so that
+    results differ from those of one device by the order of summation only.
+
+    Args:
+      data: a pytree of arrays; what is no array of numbers is left as it is.
+      mesh: from `jax.make_mesh`; all its axes are used. It may span processes
+        (`jax.distributed.initialize`), which then make the same calls with the same data.
+
+    Returns:
+      A pytree like ``data``.
+
+    Raises:
+      TypeError: if the mesh is none.
+
+    Complexity:
+      Each device holds 1 / (number of devices) of the rows.
+
+    Example:
+      >>> import jax, numpy as np, vi
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+      >>> x, y = vi.shard((np.ones((64, 3)), np.ones(64)), mesh)
+      >>> x.shape, len(x.sharding.device_set) == jax.device_count()
+      ((64, 3), True)
+    """
+    mesh = _checked(mesh)
+    return jax.tree.map(lambda x: shard_axis(x, mesh, 0) if is_data(x) else x, data)
+
+
+def spread(target: Any, mesh: Mesh) -> Any:
+    """A target for a mesh: with the rows of its data over it (`shard`), or with its points.
+
+    Where no array of the data can be cut, the devices share the points at which the search for a
+    Gaussian takes gradients, and the draws by which a fit is judged.
+
+    Args:
+      target: the target.
+      mesh: from `jax.make_mesh`.
+
+    Returns:
+      The target.
+
+    Raises:
+      TypeError: if the mesh is none.
+    """
+    mesh = _checked(mesh)
+    if hasattr(target, "rows_over"):
+        return dataclasses.replace(target, rows_over=mesh)
+    rows = any(divides(mesh, x) for x in target.data)
+    data = shard(target.data, mesh)
+    return dataclasses.replace(target, data=data, points_over=None if rows else mesh)
+
+
+def divides(mesh: Mesh, x: Any, axis: int = 0) -> bool:
+    """Whether the devices divide an axis of an array."""
+    return np.ndim(x) > axis and np.shape(x)[axis] > 0 and np.shape(x)[axis] % mesh.size == 0
+
+
+def shard_axis(x: Any, mesh: Mesh, axis: int) -> jax.Array:
+    """An array with an axis over the mesh if its devices divide it, else whole on every device."""
+    names = (None,) * axis + (mesh.axis_names,) if divides(mesh, x, axis) else ()
+    return place(x, NamedSharding(mesh, PartitionSpec(*names)))
+
+
+def place(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array on the devices of a sharding, also where some belong to other processes."""
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+        words = place(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+    host = on_host(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def on_host(x: Any) -> np.ndarray:
+    """The whole of an array, also where parts are with other processes; all must ask for it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental.multihost_utils import process_allgather
+
+        x = process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+def _checked(mesh: Any) -> Mesh:
+    """The mesh with axes that XLA handles by itself; those of `jax.make_mesh` ask its users."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            "vi.shard: expected a jax.sharding.Mesh, such as jax.make_mesh((8,), ('rows',)); "
+            f"got {mesh!r}."
+        )
+    return Mesh(mesh.devices, mesh.axis_names)
