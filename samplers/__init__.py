@@ -5,6 +5,7 @@ from samplers.chains import Chains
 from samplers.conformal import ConformalState, OnlineConformal, online_conformal
 from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
+from samplers.moments import MomentState, StochasticMoments, stochastic_moments
 from samplers.nuts import nuts
 from samplers.population import Agreement, Population
 from samplers.smc import smc
@@ -22,13 +23,16 @@ __all__ = [
     "Convergence",
     "DelayedAcceptance",
     "Independence",
+    "MomentState",
     "OnlineConformal",
     "Population",
+    "StochasticMoments",
     "StructuredInfo",
     "StructuredState",
     "mcmc",
     "nuts",
     "online_conformal",
     "smc",
+    "stochastic_moments",
     "structured_sgld",
 ]
