@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import NUTS, Algorithm
@@ -31,6 +32,7 @@ def mcmc(
     num_chains: int = 4,
     num_warmup: int | None = None,
     target_acceptance: float = 0.8,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callable | None = None,
     checkpoint: Any = None,
@@ -53,6 +55,7 @@ def mcmc(
       num_chains: number C of chains.
       num_warmup: as for `samplers.nuts`; algorithms that adapt nothing take it to forget the start.
       target_acceptance: as for `samplers.nuts`; unused by algorithms that adapt nothing.
+      mesh: as for `samplers.nuts`.
       progress: as for `samplers.nuts`.
       callback: as for `samplers.nuts`.
       checkpoint: as for `samplers.nuts`.
@@ -92,6 +95,7 @@ def mcmc(
     run = McmcRun(
         noise_target(target, start), key, num_samples=num_samples, num_chains=num_chains,
         num_warmup=num_warmup, acceptance=target_acceptance, algorithm=algorithm,
+        mesh=mesh,
     )  # fmt: skip
     options = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     state, stopped = iterate(run, options, total=run.num_steps)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import NUTS
@@ -20,6 +21,7 @@ def nuts(
     num_chains: int = 4,
     num_warmup: int | None = None,
     target_acceptance: float = 0.8,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callable | None = None,
     checkpoint: Any = None,
@@ -46,6 +48,7 @@ def nuts(
         50; by default 150 where the verdict on ``start`` is good or fair, else 500.
       target_acceptance: mean acceptance rate that the step size is adapted to; higher is slower
         and follows sharper curvature.
+      mesh: devices that share the chains, from `jax.make_mesh`; best as many chains as devices.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between windows; true stops.
       checkpoint: a file; the state is saved there between windows, and a call that finds it
@@ -82,5 +85,5 @@ def nuts(
     return mcmc(
         model, *args, key=key, algorithm=NUTS(), start=start, num_samples=num_samples,
         num_chains=num_chains, num_warmup=num_warmup, target_acceptance=target_acceptance,
-        progress=progress, callback=callback, checkpoint=checkpoint, **kwargs,
+        mesh=mesh, progress=progress, callback=callback, checkpoint=checkpoint, **kwargs,
     )  # fmt: skip

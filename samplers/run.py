@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from blackjax.mcmc.hmc import HMCState
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import Algorithm
@@ -16,6 +17,7 @@ from vi.errors import NonFiniteTargetError
 from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator, host_words
 from vi.status import Status
+from vi.targets.mesh import on_host, plain
 
 WINDOW = 50  # transitions of each chain in one call of the compiled function
 STARTS = 32  # noise draws for each chain, of which its start is chosen by weight
@@ -48,8 +50,10 @@ class McmcRun:
         num_warmup: int,
         acceptance: float,
         algorithm: Algorithm,
+        mesh: Mesh | None = None,
     ):
         """Set up. Arguments as of `samplers.mcmc`."""
+        self.mesh = None if mesh is None else plain(mesh)
         self.algorithm = algorithm
         self.target, self.key, self.words = target, key, host_words(key)
         self.num_samples, self.num_chains = num_samples, num_chains
@@ -94,9 +98,9 @@ class McmcRun:
         words = generator.integers(0, 2**32, (self.num_chains, 4), dtype=np.uint32)
         chains, averaging, new, x = transitions(
             words, state.chains, state.tuning, adapting, self.acceptance, self.target,
-            self.algorithm, length=WINDOW,
+            self.algorithm, length=WINDOW, mesh=self.mesh,
         )  # fmt: skip
-        new = jax.tree.map(np.asarray, new)
+        chains, averaging, new, x = jax.tree.map(on_host, (chains, averaging, new, x))
         gradients = int(new.leapfrogs.sum())
         state = state._replace(
             step=state.step + WINDOW, chains=chains, gradients=state.gradients + gradients

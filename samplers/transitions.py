@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.step_size import DualAveragingAdaptationState, dual_averaging_adaptation
 from blackjax.mcmc.hmc import HMCState
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from samplers.algorithms import Algorithm
 from samplers.coordinates import NoiseTarget
 from samplers.kept import Transition
 from vi.compile import quick_jit
+from vi.targets.points import over_points
 
 
 class Tuning(NamedTuple):
@@ -29,7 +31,7 @@ def states_at(x: Float[Array, "C D"], target: NoiseTarget) -> HMCState:
     return jax.lax.map(lambda x: HMCState(x, *jax.value_and_grad(target.log_density)(x)), x)
 
 
-@partial(quick_jit, static_argnames=("length",))
+@partial(quick_jit, static_argnames=("length", "mesh"))
 def transitions(
     words: Array,
     chains: HMCState,
@@ -40,6 +42,7 @@ def transitions(
     algorithm: Algorithm,
     *,
     length: int,
+    mesh: Mesh | None = None,
 ) -> tuple[HMCState, DualAveragingAdaptationState, Transition, Float[Array, "C T D"]]:
     """``length`` transitions of every chain.
 
@@ -55,35 +58,51 @@ def transitions(
       target: in the coordinates of the chains.
       algorithm: what moves the chains.
       length: T, transitions.
+      mesh: devices that share the chains, if there are several.
 
     Returns:
       States, averaging, what is kept, and the positions in the chains' coordinates.
     """
+
+    def run(shared: tuple, given: tuple) -> tuple:
+        one = partial(_one_chain, *shared, length=length)
+        return jax.lax.map(one, given) if algorithm.in_turns else jax.vmap(one)(given)
+
+    shared = tuning.inverse_mass, adapting, acceptance, target, algorithm
+    return over_points(run, shared, (words, chains, tuning.averaging), mesh)
+
+
+def _one_chain(
+    inverse_mass: Array,
+    adapting: Array,
+    acceptance: Array,
+    target: NoiseTarget,
+    algorithm: Algorithm,
+    given: tuple,
+    *,
+    length: int,
+) -> tuple:
+    """The transitions of one chain, of its key's words, state and averaging."""
+    words, state, averaging = given
     _, adapted, _ = dual_averaging_adaptation(acceptance)
+    key = jax.random.wrap_key_data(words, impl="rbg")
 
-    def one_chain(given: tuple) -> tuple:
-        words, state, averaging = given
-        key = jax.random.wrap_key_data(words, impl="rbg")
+    def step(carry: tuple, key: Array) -> tuple:
+        state, averaging = carry
+        log_step = jnp.where(adapting, averaging.log_step_size, averaging.log_step_size_avg)
+        size = jnp.exp(log_step)
+        state, told = algorithm.transition(key, state, target, size, inverse_mass)
+        moved = adapted(averaging, told.acceptance)
+        averaging = jax.tree.map(
+            lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), moved, averaging
+        )
+        told = jax.tree.map(jnp.asarray, told)
+        return (state, averaging), (state.position, *told)
 
-        def step(carry: tuple, key: Array) -> tuple:
-            state, averaging = carry
-            log_step = jnp.where(adapting, averaging.log_step_size, averaging.log_step_size_avg)
-            size = jnp.exp(log_step)
-            state, told = algorithm.transition(key, state, target, size, tuning.inverse_mass)
-            moved = adapted(averaging, told.acceptance)
-            averaging = jax.tree.map(
-                lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), moved, averaging
-            )
-            told = jax.tree.map(jnp.asarray, told)
-            return (state, averaging), (state.position, *told)
-
-        carry, (x, *kept) = jax.lax.scan(step, (state, averaging), jax.random.split(key, length))
-        z = jax.vmap(target.point)(x)
-        log_density = jax.vmap(target.base.log_density)(z)
-        return *carry, Transition(z, log_density, *kept), x
-
-    given = words, chains, tuning.averaging
-    return jax.lax.map(one_chain, given) if algorithm.in_turns else jax.vmap(one_chain)(given)
+    carry, (x, *kept) = jax.lax.scan(step, (state, averaging), jax.random.split(key, length))
+    z = jax.vmap(target.point)(x)
+    log_density = jax.vmap(target.base.log_density)(z)
+    return *carry, Transition(z, log_density, *kept), x
 
 
 def tuned(step_size: Any, inverse_mass: np.ndarray, num_chains: int) -> Tuning:

@@ -1,6 +1,8 @@
 """Targets: densities against NumPyro's own, structure, data as arguments, minibatches, errors."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -433,3 +435,21 @@ def test_the_prior_point_of_a_chain_that_overflows_is_zero():
     expected = growth * np.arange(1, 17)
     expected[overflows:] = growth * np.arange(16 - overflows)
     assert np.allclose(point, expected, rtol=1e-5)
+
+
+LAZY = """
+import jax, numpy as np, sys, vi
+
+def model(y):
+    import numpyro, numpyro.distributions as dist
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0).to_event(0), obs=y)
+
+assert "numpyro" not in sys.modules
+print(vi.target(model, np.ones(3, np.float32)).layout.names)
+"""
+
+
+def test_a_model_may_be_the_first_to_import_numpyro():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "('mu',)", done.stderr

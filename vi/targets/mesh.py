@@ -39,7 +39,7 @@ def shard(data: Any, mesh: Mesh) -> Any:
       >>> x.shape, len(x.sharding.device_set) == jax.device_count()
       ((64, 3), True)
     """
-    mesh = _checked(mesh)
+    mesh = plain(mesh)
     return jax.tree.map(lambda x: shard_axis(x, mesh, 0) if is_data(x) else x, data)
 
 
@@ -59,7 +59,7 @@ def spread(target: Any, mesh: Mesh) -> Any:
     Raises:
       TypeError: if the mesh is none.
     """
-    mesh = _checked(mesh)
+    mesh = plain(mesh)
     if hasattr(target, "rows_over"):
         return dataclasses.replace(target, rows_over=mesh)
     rows = any(divides(mesh, x) for x in target.data)
@@ -100,7 +100,7 @@ def on_host(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
-def _checked(mesh: Any) -> Mesh:
+def plain(mesh: Any) -> Mesh:
     """The mesh with axes that XLA handles by itself; those of `jax.make_mesh` ask its users."""
     if not isinstance(mesh, Mesh):
         raise TypeError(

@@ -239,8 +239,15 @@ class _IsModel(Exception):
 
 def _is_model(model: Callable, arguments: Arguments, data: list) -> tuple[bool, Any]:
     """Whether a callable has NumPyro statements, and the abstract value it returns if not."""
-    if "numpyro.primitives" not in sys.modules:  # then nothing could have made such a model
-        return False, jax.eval_shape(lambda data: _call(model, arguments, data), data)
+    if "numpyro.primitives" not in sys.modules:  # then only one that imports it could be a model
+        try:
+            returned = jax.eval_shape(lambda data: _call(model, arguments, data), data)
+        except Exception:
+            if "numpyro.primitives" not in sys.modules:
+                raise
+        else:
+            if "numpyro.primitives" not in sys.modules:
+                return False, returned
     from numpyro.primitives import Messenger
 
     class Detector(Messenger):
