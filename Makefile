@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs bench bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts wheel wheel-lowest wheel-newest clean
+.PHONY: demo examples test test-slow lint docs gallery bench bench-gaussian bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts bench-scaling bench-million wheel wheel-lowest wheel-newest clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -15,7 +15,10 @@ examples: demo ## every example
 	$(BIN)/python examples/tighter_bounds.py --out $(OUT)
 	$(BIN)/python examples/bayesian_neural_network.py --out $(OUT)
 	$(BIN)/python examples/elevation.py --out $(OUT)
+	$(BIN)/python examples/streams.py --out $(OUT)
 	$(BIN)/python examples/flow_posterior.py --out $(OUT)
+	$(BIN)/python examples/digits_last_layer.py --out $(OUT)
+	$(BIN)/python examples/next_point.py --out $(OUT)
 
 test: $(VENV)/.test ## the default tests, about a quarter of an hour on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -31,7 +34,12 @@ lint: $(VENV)/.test ## style and types
 docs: $(VENV)/.docs ## the documentation, under docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated
+gallery: examples ## thumbnails of the examples' pictures, for docs/gallery.md
+	$(BIN)/python docs/_ext/thumbnails.py $(OUT)
+
+bench: bench-gaussian bench-verdicts bench-scaling bench-million bench-samplers bench-flows bench-gp bench-programs bench-optim ## the whole suite: hours
+
+bench-gaussian: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated and README
 	$(BIN)/python -m benchmarks.gaussian --seeds 5 --readme README.md
 
 bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes docs/generated
@@ -45,9 +53,11 @@ bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's f
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
-	$(BIN)/python -m benchmarks.gp_peers terrain draw labels counts > $(OUT)/gp_peers.json
-	$(BIN)/python -m benchmarks.sic terrain draw labels counts full million objective dense dimensions \
+	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
 	  --peers $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.which_gp
+	$(BIN)/python -m benchmarks.tensor
 
 bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPyro's; writes docs/generated
 	$(BIN)/python -m benchmarks.samplers
@@ -55,7 +65,13 @@ bench-samplers: $(VENV)/.bench ## NUTS started by VI beside blackjax's and NumPy
 bench-verdicts: $(VENV)/.bench ## how often a verdict is true, against NUTS; writes docs/generated
 	$(BIN)/python -m benchmarks.verdicts
 
-bench-quick: $(VENV)/.bench ## the same with one seed
+bench-scaling: $(VENV)/.bench ## time and memory against rows, dimensions, particles; writes docs/generated
+	$(BIN)/python -m benchmarks.scaling
+
+bench-million: $(VENV)/.bench ## a million rows, a thousand coefficients; 4 GB of disk; writes docs/generated
+	$(BIN)/python -m benchmarks.million
+
+bench-quick: $(VENV)/.bench ## bench-gaussian with one seed, under out/
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)
 
 wheel: | $(BIN)/python ## the wheel, under dist

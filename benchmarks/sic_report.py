@@ -21,8 +21,11 @@ Matérn-3/2 with a length scale for each coordinate, 30 neighbours, hyperparamet
 from its own start. `terrain`: 5,000 heights of matplotlib's elevation grid, 2,000 left out. `draw`:
 5,000 points of a draw with noise, 1,000 left out. `labels`, `counts`, where they were run: 20,000
 labels, and Poisson counts, 5,000 left out. NLPD is minus the mean log density of what was left
-out, in nats; `local` is that of `predict(method="local")`. GPBoost
-is Vecchia's approximation with Laplace's.
+out, in nats; `local` is that of `predict(method="local")`. GPBoost is Vecchia's approximation with
+Laplace's. With M inducing inputs, where they were run, kullback, GPJax and GPyTorch each take
+natural-gradient steps of rate 0.1 and steps of Adam of rate 0.01 on minibatches of 256, from the
+same inputs and start. With the true rate of the counts NLPD is 1.870, with the true odds of the
+labels 0.595. Times of `counts` and of inducing inputs were taken beside some twenty busy processes.
 """,
     "full": """## 110,000 heights
 
@@ -40,7 +43,8 @@ The best ELBO at fixed hyperparameters, 1,000 points.
 
 A step of `gp.sic.train_factor` on 8 groups of 16 points, m = 30, with Adam and the average of its
 iterates, in milliseconds without compilation. It reads and writes the rows of the groups and their
-ancestors alone; ancestors grow with the logarithm of the number of points.
+ancestors alone. `ancestors` is how many the groups have at most, which grows with the logarithm of
+the number of points; the work is at most proportional to its square.
 
 ![A step against the number of points](gp_step.png)
 """,
@@ -91,7 +95,7 @@ def write(out, found):
     fields = [
         row for name in ("terrain", "draw", "labels", "counts") for row in known.get(name, [])
     ]
-    fields += known.get("peers", [])
+    fields += known.get("inducing", []) + known.get("peers", [])
     fields.sort(key=lambda row: (row["field"], row["who"]))
     parts = [
         HEADER.format(

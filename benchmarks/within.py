@@ -61,11 +61,12 @@ def main():
         cost.append({"M": size, "ms a step": step})
         print(cost[-1], flush=True)
     rows = []
+    about = machine("jax", "numpy")
     for divergence in ("chain", "average"):
         options = {"num_inducing": SIZES[-1], "divergence": divergence, "num_steps": args.steps}
         found = timed(data, **within, **options)
         rows.append(row(f"M = 10,000, H = 32, {divergence}", *found, held_out))
-        print(rows[-1], flush=True)
+        write(args.out, about, cost, rows)
     budget = rows[0]["CPU seconds"]
     for size in (256, 512):
         found = timed(
@@ -79,12 +80,14 @@ def main():
             on_failure="return",
         )
         rows.append(row(f"sparse variational, M = {size}", *found, held_out))
-        print(rows[-1], flush=True)
-    about = machine("jax", "numpy")
-    (args.out / "within.json").write_text(
-        json.dumps({"machine": about, "cost": cost, "rows": rows}, indent=1) + "\n"
-    )
-    (args.out / "within.md").write_text(page(about, cost, rows))
+        write(args.out, about, cost, rows)
+
+
+def write(out, about, cost, rows):
+    print(rows[-1], flush=True)
+    found = {"machine": about, "cost": cost, "rows": rows}
+    (out / "within.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "within.md").write_text(page(about, cost, rows))
 
 
 def table(rows):

@@ -71,10 +71,11 @@ def build(
     Raises:
       ValueError: if a size is not positive.
     """
-    if min(dim, num_layers, *sizes, 1) < 1 or context_dim < 0:
+    given = (dim, num_layers, *sizes, context_dim + 1)
+    if not all(isinstance(x, int | np.integer) and x >= 1 for x in given):
         raise ValueError(
-            f"{owner}: expected positive sizes; got dim={dim}, num_layers={num_layers}, "
-            f"{list(sizes)}, context_dim={context_dim}."
+            f"{owner}: expected sizes to be positive whole numbers; got dim={dim}, "
+            f"num_layers={num_layers}, {list(sizes)}, context_dim={context_dim}."
         )
     dtype = np.dtype(np.result_type(_default_float() if dtype is None else dtype))
     generator = host_generator(key, 11)

@@ -3,6 +3,9 @@
 from gp.fitting import (
     fit,
 )
+from gp.inducing.keeping import (
+    load_stream,
+)
 from gp.inducing.latent_processes import (
     LatentInputs,
 )
@@ -159,6 +162,7 @@ __all__ = [
     "latent",
     "latent_at",
     "load",
+    "load_stream",
     "ordinal",
     "pointwise",
     "propose",

@@ -155,7 +155,8 @@ def explain(model: Model, data: Data, owner: str) -> str:
             "64-bit floats."
         )
     return (
-        f"{owner}: expected a finite ELBO at the start; it is not, though the kernel's matrix is "
+        f"{owner}: expected a finite ELBO at the start; it is not, though the kernel's matrix "
+        f"{'of the first ' + str(_MOST) + ' inputs ' if len(data.x) > _MOST else ''}is "
         "positive definite. Start from hyperparameters nearer to the data's scales, leave them out "
         "for such a start, or use 64-bit floats."
     )

@@ -149,6 +149,8 @@ def fit(
     _check_starts(num_starts, minibatches, names)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     notes, ends = _notes(data, gone), None
+    whole, coarse = prior, prior.coarser() if names and hasattr(prior, "coarser") else None
+    prior = whole if coarse is None else coarse
     for number in range(ROUNDS if names else 0):
         values = unconstrained(model, names)
         if minibatches is None:
@@ -177,6 +179,9 @@ def fit(
         prior = refreshed
         sought = getattr(prior, "sought", "Neighbours")
         notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
+    if coarse is not None:
+        prior, _ = _refreshed(whole, model)
+        notes.append(coarse.trained)
     posterior = assemble(
         model,
         prior,

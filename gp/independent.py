@@ -56,6 +56,19 @@ class IndependentPrior:
         first = self.prior.refreshed(jax.tree.map(lambda leaf: leaf[0], kernel))
         return IndependentPrior(first).with_functions(kernel, self.mean)
 
+    def coarser(self) -> "IndependentPrior | None":
+        """Cheaper priors to train hyperparameters with, if the back-end has them."""
+        if not hasattr(self.prior, "coarser"):
+            return None
+        first = jax.tree.map(lambda leaf: leaf[0], (self.kernel, self.mean))
+        one = with_functions(self.prior, *first).coarser()
+        return one and IndependentPrior(one).with_functions(self.kernel, self.mean)
+
+    @property
+    def trained(self) -> str:
+        """What was trained with these priors in the place of finer ones."""
+        return self.prior.trained
+
     def kept(self) -> list[Array]:
         """What is saved with a posterior."""
         return self.prior.kept() if hasattr(self.prior, "kept") else []

@@ -81,8 +81,7 @@ def as_targets(
             f"{owner}: expected targets that are there; got y[{int(np.argmax(gone))}] = nan and "
             f"{int(gone.sum()) - 1} more. Pass missing='ignore' to fit to the others."
         )
-    x, y = x[~gone], y[~gone]
-    if not len(y):
+    if gone.all():
         raise ValueError(f"{owner}: expected a target that is not missing; got none.")
-    likelihood.check(y)
-    return x, y, int(gone.sum())
+    likelihood.check(np.where(gone, y[np.argmin(gone)], y))  # with places as they were given
+    return x[~gone], y[~gone], int(gone.sum())

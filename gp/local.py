@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from gp.sites import Sites
 from vi.compile import quick_jit
@@ -47,34 +47,87 @@ def local_kriging(
     Reference: Datta, Banerjee, Finley and Gelfand (2016), "Hierarchical nearest-neighbor Gaussian
     process models for large geostatistical datasets", section 2, for the prediction.
     """
+    known = np.flatnonzero(np.asarray(sites.precision) > 0)
+    queries = np.asarray(kernel.metric(jnp.asarray(x_new)), float)
+    near = known[_nearest(np.asarray(kernel.metric(x), float)[known], queries, num_neighbors)]
+    return _in_blocks(kernel, mean, x, np.asarray(x_new), near, *_of_sites(sites, near))
+
+
+def local_left_out(
+    kernel: Any,
+    mean: Any,
+    x: Float[Array, "N D"],
+    sites: Sites,
+    own: Sites,
+    index: Int[np.ndarray, " K"],
+    num_neighbors: int = 50,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances at the inputs of some targets, from all sites near but their own.
+
+    Args:
+      kernel: the kernel.
+      mean: the mean function.
+      x: inputs of the data.
+      sites: what is known there.
+      own: what each of the targets says, a part of the site of its input.
+      index: the row of each target's input.
+      num_neighbors: sites that count, beside other targets of the same input.
+
+    Returns:
+      Means and variances, each of shape ``(K,)``; as of `local_kriging`.
+
+    Complexity:
+      O(N log N + K k³) time, O(N + K k) memory.
+    """
+    points = np.asarray(kernel.metric(x), float)
+    near = _nearest(points, points[index], num_neighbors + 1)
+    first = np.argmax(near == index[:, None], axis=1)  # 0 also where others are as near
+    near[np.arange(len(near)), first] = near[:, 0]
+    near[:, 0] = index
+    linear, precision = _of_sites(sites, near)
+    linear[:, 0] -= np.asarray(own.linear)
+    precision[:, 0] = np.maximum(precision[:, 0] - np.asarray(own.precision), 0)
+    precision[:, 0][precision[:, 0] < 1e-9 * np.asarray(own.precision)] = 0  # rounding
+    return _in_blocks(kernel, mean, x, np.asarray(x)[index], near, linear, precision)
+
+
+def _nearest(points: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     from scipy.spatial import KDTree
 
-    known = np.flatnonzero(np.asarray(sites.precision) > 0)
-    points, count = np.asarray(kernel.metric(x), float)[known], min(num_neighbors, len(known))
-    queries = np.asarray(kernel.metric(jnp.asarray(x_new)), float)
+    count = min(count, len(points))
     _, near = KDTree(points).query(queries, k=count)
-    near = known[near.reshape(len(queries), count)].astype(np.int32)
+    return near.reshape(len(queries), count).astype(np.int32)
+
+
+def _of_sites(sites: Sites, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(sites.linear)[near], np.array(sites.precision)[near]
+
+
+def _in_blocks(kernel: Any, mean: Any, x: Array, x_new: np.ndarray, *rows: np.ndarray) -> tuple:
+    """Predictions at points by the rows of their sites, `BLOCK` at a time."""
     parts = []
-    for start in range(0, len(near), BLOCK):
-        rows = slice(start, start + BLOCK)
-        filled = (BLOCK if len(near) > BLOCK else len(near)) - len(near[rows])
-        pad = lambda a, n=filled: np.concatenate([a, np.repeat(a[-1:], n, 0)])
-        part = _krige(kernel, mean, x, sites, pad(np.asarray(x_new)[rows]), pad(near[rows]))
-        parts.append([np.asarray(a)[: len(near[rows])] for a in part])
+    for start in range(0, len(x_new), BLOCK):
+        some = [a[start : start + BLOCK] for a in (x_new, *rows)]
+        count = len(some[0])
+        filled = (BLOCK if len(x_new) > BLOCK else count) - count
+        part = _krige(
+            kernel, mean, x, *(np.concatenate([a, a[-1:].repeat(filled, 0)]) for a in some)
+        )
+        parts.append([np.asarray(a)[:count] for a in part])
     means, variances = map(np.concatenate, zip(*parts, strict=True))
     return means, variances
 
 
 @quick_jit
 def _krige(
-    kernel: Any, mean: Any, x: Array, sites: Sites, x_new: Array, near: Array
+    kernel: Any, mean: Any, x: Array, x_new: Array, near: Array, linear: Array, precision: Array
 ) -> tuple[Array, Array]:
-    here, root = x[near], jnp.sqrt(sites.precision[near])
+    here, root = x[near], jnp.sqrt(precision)
     at = x_new[:, None]
     scaled = root[:, :, None] * kernel(here, here) * root[:, None, :]
     tril = jnp.linalg.cholesky(jnp.eye(near.shape[1], dtype=x.dtype) + scaled)
     cross = (root[:, :, None] * kernel(here, at))[..., 0]
-    u = root * (sites.centre[near] - mean(here))
+    u = root * (Sites(linear, precision).centre - mean(here))
     solve = jax.vmap(lambda tril, b: solve_triangular(tril, b, lower=True))
     half = solve(tril, jnp.stack([cross, u], -1))
     moved = jnp.sum(half[..., 0] * half[..., 1], 1)

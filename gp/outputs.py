@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -31,21 +32,22 @@ def stack_outputs(
       >>> rows.tolist(), targets.tolist()
       ([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [1.0, 3.0, 2.0])
     """
-    x = np.asarray(x)
-    x = (x[:, None] if x.ndim == 1 else x).astype(np.float32 if x.dtype == np.float32 else float)
+    at = np.asarray(x)
+    at = at[:, None] if at.ndim == 1 else at
+    at = at.astype(np.float32 if at.dtype == np.float32 else float)
     if y is None:
         if num_outputs is None or num_outputs < 1:
             raise ValueError("gp.stack_outputs: expected targets, or num_outputs >= 1; got none.")
-        y = np.zeros((len(x), num_outputs), x.dtype)
-    y = np.asarray(y, x.dtype)
-    if y.ndim != 2 or len(y) != len(x):
+        y = jnp.zeros((len(at), num_outputs), at.dtype)
+    table = np.asarray(y, at.dtype)
+    if table.ndim != 2 or len(table) != len(at):
         raise ValueError(
-            f"gp.stack_outputs: expected targets of shape ({len(x)}, P), a column for each output; "
-            f"got {y.shape}."
+            f"gp.stack_outputs: expected targets of shape ({len(at)}, P), a column an output; "
+            f"got {table.shape}."
         )
-    count = y.shape[1]
-    number = np.repeat(np.arange(count), len(x)).astype(x.dtype)
-    rows, targets = np.column_stack([np.tile(x, (count, 1)), number]), y.T.reshape(-1)
+    count = table.shape[1]
+    number = np.repeat(np.arange(count), len(at)).astype(at.dtype)
+    rows, targets = np.column_stack([np.tile(at, (count, 1)), number]), table.T.reshape(-1)
     there = ~np.isnan(targets)
     return rows[there], targets[there]
 

@@ -45,8 +45,9 @@ def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:
     if not np.isfinite(x).all() or np.ptp(x) == 0:
         return math.nan, math.nan, math.nan
     halves = x if len(x) > 1 else x[:, : x.shape[1] // 2 * 2].reshape(2, -1)
-    sizes = (float(arviz.ess(x, method=method)) for method in ("bulk", "tail"))  # pyright: ignore
-    return float(arviz.rhat(halves)), *sizes  # pyright: ignore
+    bulk = float(arviz.ess(x, method="bulk"))  # pyright: ignore
+    tail = float(arviz.ess(x, method="tail", prob=(0.05, 0.95)))  # pyright: ignore
+    return float(arviz.rhat(halves)), bulk, tail  # pyright: ignore
 
 
 def bfmi(energy: np.ndarray) -> np.ndarray:

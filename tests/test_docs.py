@@ -1,9 +1,10 @@
 """Pages as they stand in the repository: numbers are the code's, links lead somewhere."""
 
+import ast
 import importlib
 import re
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -150,3 +151,62 @@ def test_the_index_leads_to_every_page():
     for path in (ROOT / "docs").glob("*/*.md"):
         folder = path.parent.name
         assert f"{folder}/{path.stem}\n" in index or f"{folder}/*\n" in index, path.name
+
+
+# Faces between rooms: users find their names in the package above, but for these. What a user needs
+# is exported there, or its package is added to docs/conf.py and to the index.
+INTERNAL = {
+    "gp.kernels": {"Stationary", "Zonal"},
+    "gp.likelihoods": set(),
+    "gp.tensor": {"Core", "Factor", "State"},
+    "gp.within": {"Neighbours", "Within", "WithinRun"},
+    "vi.families": set(),
+    "vi.posterior": {"Drawn", "Psis", "diagnose", "psis"},
+    "vi.program": {"GradientNoise", "ReferenceNoise", "with_estimator"},
+    "vi.targets": {"Layout", "StreamedTarget"},
+}
+
+
+def faces():
+    """Packages that say what they export."""
+    found = set()
+    for top in ("optim", "vi", "flows", "gp", "samplers"):
+        for path in (ROOT / top).rglob("__init__.py"):
+            if "__all__" in path.read_text():
+                found.add(".".join(path.parent.relative_to(ROOT).parts))
+    return found
+
+
+def pages_of_the_reference():
+    for node in ast.parse((ROOT / "docs" / "conf.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "public_packages":
+            return ast.literal_eval(node.value)
+    raise AssertionError("docs/conf.py has no public_packages")
+
+
+def missing_names(pages):
+    """``{package: names}`` that packages export and no page of the reference has."""
+    modules = {package: importlib.import_module(package) for package in faces()}
+    shown = {id(getattr(modules[p], name)) for p in pages for name in modules[p].__all__}
+    missing = {}
+    for package, module in modules.items():
+        exported = {name: getattr(module, name) for name in module.__all__}
+        lost = {n for n, x in exported.items() if id(x) not in shown}
+        missing[package] = {n for n in lost if not isinstance(exported[n], ModuleType)}
+    return {package: names for package, names in missing.items() if names}
+
+
+def test_every_public_name_has_a_place_in_the_reference():
+    """The build then checks that each has an entry with a docstring (`docs/_ext/api.py`)."""
+    pages = pages_of_the_reference()
+    assert sorted(set(pages) | set(INTERNAL)) == sorted(faces())
+    assert missing_names(pages) == {p: names for p, names in INTERNAL.items() if names}
+    index = (ROOT / "docs" / "index.md").read_text()
+    for package in pages:
+        assert f"\nreference/api/{package}\n" in index
+
+
+def test_a_package_without_a_page_is_noticed():
+    """The twin of the test above."""
+    pages = [page for page in pages_of_the_reference() if page != "samplers.filters"]
+    assert "particle_filter" in missing_names(pages)["samplers.filters"]

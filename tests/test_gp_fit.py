@@ -280,6 +280,12 @@ BAD = np.where(np.arange(40)[:, None] == 3, np.nan, X)
         ((X[:0], Y[:0]), {}, "not empty"),
         ((X, Y[:-1]), {}, r"targets of shape \(40,\)"),
         ((X, Y), {"likelihood": gp.Bernoulli()}, r"0 or 1; got y\[0\]"),
+        (
+            (X, np.r_[np.nan, LABELS[1:-1], 2.0]),
+            {"likelihood": gp.Bernoulli(), "missing": "ignore"},
+            r"0 or 1; got y\[39\] = 2",
+        ),
+        ((X, np.full(40, np.nan)), {"missing": "ignore"}, "a target that is not missing"),
         ((X, Y), {"method": "magic"}, "expected method in"),
         ((X, Y), {"fixed": ["wiggle"]}, "out of .*kernel.lengthscale.*'wiggle'"),
         ((X, Y), {"priors": {"wiggle": dist.Normal()}}, "got 'wiggle'"),

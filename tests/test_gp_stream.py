@@ -12,6 +12,7 @@ from gp.inducing.coordinates import Natural
 from gp.inducing.stream import _kept, project
 from gp.inducing.streamed import divergence, dual_sums
 from vi.compile import quick_jit
+from vi.errors import CheckpointError
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -171,6 +172,69 @@ def test_two_latents_in_a_stream(x64):
     flow = gp.stream(first, key=KEY, num_memory=count)
     np.testing.assert_allclose(flow.predict(NEW)[0], first.predict(NEW).mean, atol=1e-2)
     assert flow.update(X[40:45], Y[40:45], key=KEY).predict(NEW)[1].shape == (7, 2)
+
+
+def test_saved_streams_go_on(x64, tmp_path):
+    """With the same bits; a file of another likelihood or kernel is refused."""
+    _, flow = begin(LABELS, gp.Bernoulli(), 5)
+    path = tmp_path / "stream.npz"
+    flow.save(path)
+    back = gp.load_stream(path, likelihood=gp.Bernoulli())
+    assert (back.count, type(back.count)) == (BATCH, int)
+    for one, other in zip(jax.tree.leaves(flow), jax.tree.leaves(back), strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows = slice(BATCH, BATCH + 10)
+    both = (f.update(X[rows], LABELS[rows], key=KEY).predict(NEW)[0] for f in (flow, back))
+    np.testing.assert_array_equal(*both)
+    with pytest.raises(CheckpointError, match=r"with likelihood Bernoulli.*got Poisson"):
+        gp.load_stream(path, likelihood=gp.Poisson())
+    with pytest.raises(CheckpointError, match=r"with hyperparameters .*lengthscale"):
+        gp.load_stream(path, likelihood=gp.Bernoulli(), kernel=gp.Linear())
+
+
+def test_hyperparameters_follow_the_stream(x64):
+    """From a length scale that is far too long; memory stands for the data before."""
+    options = {"key": KEY, "train": False, "likelihood": gp.Gaussian(0.09), "method": "inducing"}
+    first = gp.fit(
+        X[:BATCH], Y[:BATCH], kernel=gp.Matern(8.0, 2.0), method_options={"inducing": Z}, **options
+    )
+    flow = gp.stream(first, key=KEY, num_memory=BATCH)
+    rows = slice(BATCH, N)
+    still = flow.update(X[rows], Y[rows], key=KEY, num_memory=BATCH)
+    learned = flow.update(X[rows], Y[rows], key=KEY, num_memory=BATCH, num_steps=150)
+    whole = gp.fit(
+        X,
+        Y,
+        kernel=gp.Matern(8.0, 2.0),
+        method_options={"inducing": Z},
+        **{**options, "train": True},
+    )
+    score = lambda f: -f.log_predictive_density(NEW, 2 * np.sin(2 * NEW[:, 0])).mean()
+    assert score(learned) < score(still) - 0.05
+    scales = [float(f.model.kernel.lengthscale) for f in (whole, learned, still)]
+    assert scales[0] < scales[1] < scales[2] == 8.0
+    with pytest.raises(ValueError, match="a memory, to learn hyperparameters from"):
+        begin(Y, gp.Gaussian(0.09), 0)[1].update(X[rows], Y[rows], key=KEY, num_steps=3)
+
+
+def test_a_class_that_was_not_there(x64):
+    """Or targets of another likelihood: the error names the stream's own."""
+    y = (X[:, 0] // 3).clip(0, 1)
+    first = gp.fit(
+        X[:BATCH],
+        y[:BATCH],
+        key=KEY,
+        train=False,
+        likelihood=gp.Categorical(2),
+        kernel=gp.Matern(),
+        method="inducing",
+        method_options={"inducing": Z},
+    )
+    flow = gp.stream(first, key=KEY, num_memory=5)
+    with pytest.raises(ValueError, match=r"likelihood of this stream is Categorical.*another one"):
+        flow.update(X[:2], np.array([1.0, 2.0]), key=KEY)
+    with pytest.raises(ValueError, match="likelihood of this stream is Categorical"):
+        flow.update(X[:2], np.array([0.3, 1.0]), key=KEY)
 
 
 def test_what_cannot_be_is_refused(x64):

@@ -9,6 +9,7 @@ import optax
 import pytest
 from scipy import stats
 
+import gp
 from gp import last_layers
 from gp.last_layers import Rows
 from tests.stats import assert_mean
@@ -75,6 +76,80 @@ def test_batches_are_all_data(x64):
     gain = evidence(PHI, Y) - evidence(PHI[:-1], Y[:-1])  # the predictive density of the last
     rest = layer.posterior(PHI[:-1], Y[:-1])
     assert np.isclose(rest.log_prob(PHI[-1:], Y[-1:])[0], gain)
+
+
+# ---- random features, emphasised data ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_random_features_are_a_process_and_emphasis_tempers(x64):
+    """κ = 1 gives the evidence; κ the tempered posterior; a profiled prior is stationary."""
+    x = RNG.normal(size=(N, 2))
+    kernel = gp.Matern(jnp.asarray([0.7, 1.3]), 1.4)
+    phi = last_layers.random_features(KEY, kernel, x, 20_000)
+    gram = phi(x) @ phi(x).T
+    np.testing.assert_allclose(gram, kernel(x, x), atol=0.05)
+    wider = gp.Matern(jnp.asarray([7.0, 13.0]), 1.4)
+    np.testing.assert_allclose(phi(x, wider) @ phi(x, wider).T, wider(x, x), atol=0.05)
+    few = last_layers.random_features(KEY, kernel, x, 4)(x)
+    layer = wide(last_layers.regression(KEY, 8, noise=0.3))
+    y = Y[:, 0]
+    cov = few @ few.T + 0.3 * np.eye(N)
+    exact = stats.multivariate_normal.logpdf(y, cov=cov)
+    assert np.isclose(layer.posterior(few, y).elbo(few, y), exact, atol=1e-9)
+    kappa = 8 / N
+    best = layer.posterior(few, y, emphasis=kappa)
+    precision = kappa * few.T @ few / 0.3 + np.eye(8)
+    tril = np.asarray(best.rows.tril[0])
+    np.testing.assert_allclose(tril @ tril.T, np.linalg.inv(precision), atol=1e-9)
+    slope = lambda k: jax.grad(lambda layer: layer.elbo(few, y, emphasis=k))(best).rows
+    assert max(np.abs(a).max() for a in jax.tree.leaves(slope(kappa))) < 1e-9
+    assert max(np.abs(a).max() for a in jax.tree.leaves(slope(1.0))) > 1e-2  # twin
+    at = lambda s: float(dataclasses.replace(best, log_prior=jnp.log(s)).elbo(few, y))
+    profiled = float(best.elbo(few, y, profiled=True))
+    assert np.isclose(profiled, at(best.rows.best_prior))
+    assert profiled > max(at(1.1 * best.rows.best_prior), at(0.9 * best.rows.best_prior))
+
+
+@pytest.mark.slow
+def test_emphasis_learns_length_scales_with_a_poor_family(x64):
+    """One scale for all weights: the ELBO gives up on the data, κ = D/N does not."""
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(0, 6, 30))[:, None]
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=30)
+    x_new = np.linspace(0.3, 5.7, 50)[:, None]
+    phi = last_layers.random_features(KEY, gp.SquaredExponential(1.0), x, 64)
+    optimizer = optax.adam(0.02)
+
+    def features(state, x):
+        return phi(x, gp.SquaredExponential(jnp.exp(state["scale"]), 1.0))
+
+    def layer_of(state):
+        rows = Rows(state["mean"], state["raw"] * jnp.eye(128)[None])
+        return last_layers.Regression(rows, state["noise"][None], jnp.zeros(()))
+
+    def loss(state, kappa):
+        return -layer_of(state).elbo(features(state, x), y, emphasis=kappa, profiled=True)
+
+    @jax.jit
+    def train(kappa):
+        start = {"mean": 0.1 * jax.random.normal(KEY, (1, 128)), "raw": jnp.log(0.01)}
+        start |= {"scale": jnp.log(2.0), "noise": jnp.log(0.1)}
+
+        def step(_, carry):
+            state, opt = carry
+            updates, opt = optimizer.update(jax.grad(loss)(state, kappa), opt)
+            return optax.apply_updates(state, updates), opt
+
+        return jax.lax.fori_loop(0, 3000, step, (start, optimizer.init(start)))[0]
+
+    errors = []
+    for kappa in (128 / 30, 1.0):
+        state = train(kappa)
+        mean = features(state, x_new) @ state["mean"][0]
+        errors.append(float(jnp.sqrt(jnp.mean((mean - jnp.sin(3 * x_new[:, 0])) ** 2))))
+    assert errors[0] < 0.2
+    assert errors[1] > 2 * errors[0]
 
 
 # ---- classes -----------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_predictive_is_numpyros(regression):
     expected = Predictive(models.regression, draws)(predict_key, X, None)
     assert np.array_equal(found["y"], expected["y"])
     assert found["y"].shape == (200, len(X))
-    with pytest.raises(TypeError, match=r"key from jax.random.key first"):
+    with pytest.raises(TypeError, match=r"key from jax.random.key; got 100. It comes first"):
         regression.sample(100)
     with pytest.raises(TypeError, match="expected a NumPyro model"):
         posterior_of(Wide.density, vi.mean_field(2)).predictive(KEY)

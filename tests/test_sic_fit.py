@@ -13,6 +13,7 @@ from gp.assembly import bound, condition
 from gp.dense import DensePrior
 from gp.evidence import evidence, exact_sites
 from gp.independent import IndependentPrior
+from gp.leave_one_out import leave_one_out
 from gp.model import Data, Model
 from gp.natural_gradient import start_sites
 from gp.sic import DoubleKL, SICPrior, double_kl, free_conditional
@@ -79,6 +80,48 @@ def test_training_of_labels_is_that_of_the_process_with_all_neighbours(x64):
 
 
 @pytest.mark.slow
+def test_fewer_points_than_neighbours_are_the_process_and_its_own_points_their_posterior(x64):
+    x, y = regression(12)
+    options = {"kernel": gp.Matern(1.0, 1.0), "likelihood": gp.Gaussian(0.04), "train": False}
+    sparse, dense = (gp.fit(x, y, key=KEY, method=name, **options) for name in ("sic", "dense"))
+    np.testing.assert_allclose(sparse.elbo, dense.elbo, rtol=1e-9)
+    new = np.concatenate([x[:3], x[:3] + 0.1])
+    found, truth = sparse.predict(new), dense.predict(new)
+    np.testing.assert_allclose(found.mean, truth.mean, atol=1e-8)
+    np.testing.assert_allclose(found.variance, truth.variance, atol=1e-8)
+    np.testing.assert_allclose(found.mean[:3], sparse.q.mean[:3], atol=1e-8)
+    np.testing.assert_allclose(found.variance[:3], sparse.q.variance[:3], atol=1e-8)
+
+
+@pytest.mark.slow
+def test_kernels_that_are_not_positive_definite_are_refused_with_the_closest_points(x64):
+    x, y = regression(40)
+    x[7] = x[31] + 1e-9
+    kernel = gp.pointwise(lambda a, b: -jnp.exp(-jnp.sum((a - b) ** 2)))
+    with pytest.raises(ValueError, match="The closest inputs are") as found:
+        gp.fit(x, y, key=KEY, method="sic", kernel=kernel, train=False)
+    assert str(x[31].tolist()) in str(found.value)
+
+
+@pytest.mark.slow
+def test_leave_one_out_holds_where_noise_is_far_below_what_the_others_leave_open(x64):
+    """Next to the dense one's; dividing approximate marginals by their sites is not."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(300, 2))
+    x[:2] = x[2:4]  # some inputs with two targets
+    y = np.sin(9 * x[:, 0]) * np.cos(7 * x[:, 1]) + 1e-4 * rng.normal(size=300)
+    parts = gp.Matern(0.3, 1.0), gp.Gaussian(1e-8)
+    options = {"kernel": parts[0], "likelihood": parts[1], "mean": gp.Zero(), "train": False}
+    few = {"method_options": {"num_neighbors": 8}}
+    sparse = gp.fit(x, y, key=KEY, method="sic", on_failure="return", **few, **options)
+    dense = gp.fit(x, y, key=KEY, method="dense", on_failure="return", **options)
+    off = lambda loo: np.abs(np.asarray(loo) - dense.leave_one_out())
+    assert off(sparse.leave_one_out()).mean() < 0.02
+    plain = leave_one_out(sparse.model.likelihood, sparse.q, sparse.data)
+    assert off(plain[2]).mean() > 0.03
+
+
+@pytest.mark.slow
 def test_several_latents_share_a_graph(x64):
     x, _ = regression(30)
     kernels = gp.Matern(jnp.asarray([0.8, 2.0]), jnp.asarray([1.0, 0.5]))
@@ -130,6 +173,20 @@ def test_labels_give_the_dense_bound(x64):
             gp.fit(x, y, key=KEY, method=name, train=train, **options) for name in ("sic", "dense")
         )
         assert abs(sparse.elbo - dense.elbo) < most
+
+
+@pytest.mark.slow
+def test_coarse_training_ends_near_where_fine_training_does(x64, monkeypatch):
+    """The same ELBO, of the fine prior, to half a nat; a start without training is far below."""
+    x, f = regression(500)
+    y = np.random.default_rng(1).poisson(np.exp(f)).astype(float)
+    options = {"key": KEY, "method": "sic", "likelihood": gp.Poisson(), "on_failure": "return"}
+    fine, untrained = (gp.fit(x, y, train=train, **options) for train in (True, False))
+    monkeypatch.setattr("gp.sic.prior.MANY_POINTS", 100)
+    coarse = gp.fit(x, y, **options)
+    assert "trained with 15 neighbours" in coarse.verdict.text
+    assert coarse.prior.graph.pattern.num_neighbors == 30
+    assert abs(coarse.elbo - fine.elbo) < 0.5 < fine.elbo - untrained.elbo
 
 
 @pytest.mark.slow

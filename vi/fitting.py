@@ -19,6 +19,7 @@ from vi.loop import Callback, LoopOptions
 from vi.options import Estimator, FamilyName, FitOptions, OnFailure
 from vi.posterior import Posterior
 from vi.program import Objective
+from vi.random import check_key
 from vi.rung import fit_family
 from vi.targets import Target
 from vi.targets import target as make_target
@@ -139,6 +140,7 @@ def fit(
         num_steps=num_steps, init=init, num_draws=num_draws, budget=budget, on_failure=on_failure,
     )  # fmt: skip
     options.check()
+    check_key("vi.fit", key)
     _check_names(model, options)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     clock = Clock()

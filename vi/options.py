@@ -2,9 +2,12 @@
 
 import dataclasses
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -52,10 +55,13 @@ class FitOptions:
             )
         for name in ("num_steps", "num_draws", "rank", "budget"):
             value = getattr(self, name)
-            if value is not None and not (value >= 1 and value % 1 == 0):
-                raise ValueError(f"vi.fit: expected {name} to be a whole number >= 1; got {value}.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"vi.fit: expected learning_rate > 0; got {self.learning_rate}.")
+            if value is not None and not _is_count(value):
+                raise ValueError(
+                    f"vi.fit: expected {name} to be a whole number >= 1; got {value!r}."
+                )
+        rate = self.learning_rate
+        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
+            raise ValueError(f"vi.fit: expected a finite learning_rate > 0; got {rate!r}.")
         if self.rank is not None and self.family != "low_rank":
             raise ValueError("vi.fit: expected rank only with family='low_rank'.")
         if self.blocks is not None and self.family != "block":
@@ -80,6 +86,20 @@ class FitOptions:
 
     def _check_kinds(self) -> None:
         """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
+        kinds = (type(None), str, Callable)
+        if not (isinstance(self.family, kinds) or hasattr(self.family, "log_prob")):
+            raise TypeError(
+                "vi.fit: expected family to be a name, a family such as vi.mean_field(D), or a "
+                f"function of D that makes one; got {self.family!r}."
+            )
+        if self.positive is not None and self.positive not in get_args(Positive):
+            raise ValueError(
+                f"vi.fit: expected positive in {get_args(Positive)}; got {self.positive!r}."
+            )
+        if not isinstance(self.init, (dict, type(None))):
+            raise TypeError(
+                f"vi.fit: expected init to be a dictionary of sites' values; got {self.init!r}."
+            )
         if any(kind.__name__ == "AutoGuide" for kind in inspect.getmro(type(self.family))):
             raise TypeError(
                 f"vi.fit: expected a family; got the guide {type(self.family).__name__}. Guides go "
@@ -115,7 +135,17 @@ class FitOptions:
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
         fields = dataclasses.fields(self)
-        return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+        return {
+            f.name: value for f in fields if (value := getattr(self, f.name)) not in (None, "warn")
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 1 and value % 1 == 0
 
 
 def groups_of(layout: Layout, blocks: Sequence[Sequence[str]] | None) -> Groups:

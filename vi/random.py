@@ -1,5 +1,7 @@
 """Random keys whose draws are cheap to compile."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,17 +30,26 @@ def fast_key(key: Array) -> Array:
       >>> jax.random.normal(fast_key(jax.random.key(0)), (2,)).shape
       (2,)
     """
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        data = jax.random.key_data(key)
-    elif dtype == jnp.uint32 and key.ndim == 1:
-        data = key
-    else:
-        raise TypeError(
-            f"fast_key: expected a key from jax.random.key; got {key!r}. "
-            "Pass key=jax.random.key(seed)."
-        )
+    check_key("fast_key", key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    data = jax.random.key_data(key) if typed else key
     return jax.random.wrap_key_data(jnp.resize(data, (4,)), impl="rbg")
+
+
+def check_key(owner: str, key: Any, how: str = "Pass key=jax.random.key(seed).") -> None:
+    """Raise a `TypeError` if this is not one key, typed or legacy; it ends with what to do."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not typed and not (dtype == jnp.uint32 and shape in ((2,), (4,))):
+        raise TypeError(f"{owner}: expected a key from jax.random.key; got {key!r}. {how}")
+
+
+def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
+    """Raise a `ValueError` if this is not a whole number, of at least so much."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"{owner}: expected {name} to be a whole number >= {least}; got {value!r}."
+        )
 
 
 def host_words(key: Array) -> list[int]:

@@ -1,6 +1,8 @@
 """Streams: data in batches, each seen once, remembered as sums and by a few of its points."""
 
 import dataclasses
+import operator
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +16,15 @@ from gp.inducing.algebra import Whitened, basis, features
 from gp.inducing.choice import greedy_inputs
 from gp.inducing.coordinates import Natural
 from gp.inducing.interdomain import Features
+from gp.inducing.relearning import functions, relearned
 from gp.inducing.streamed import StreamedPrior, dual_sums, each
 from gp.inputs import as_inputs, as_targets
 from gp.model import Data, Model
 from gp.natural_gradient import ascend, start_sites
+from gp.parameters import parameters
 from gp.predictive import Predictive
 from gp.sites import Sites
+from vi import storage
 from vi.compile import quick_jit
 from vi.module import module
 from vi.random import fast_key
@@ -82,6 +87,7 @@ class Stream(Predictive):
         key: Array,
         num_memory: int = 100,
         move: bool = False,
+        num_steps: int = 0,
     ) -> "Stream":
         """The process after one more batch.
 
@@ -92,6 +98,9 @@ class Stream(Predictive):
           num_memory: K, how many data to keep; 0 for none.
           move: choose inducing inputs anew, by `greedy_inputs` among the present ones and the
             batch's, and project what is known onto them. What the new ones do not span is lost.
+          num_steps: steps in hyperparameters, for which memory stands for all data before
+            (`gp.inducing.relearning.relearned`); needs a memory. Sums over what is forgotten are
+            as the old ones had it, so that a Gaussian stream is then no longer exact.
 
         Returns:
           The new stream; this one stays as it is.
@@ -99,12 +108,21 @@ class Stream(Predictive):
         Raises:
           ValueError: for inputs or targets that cannot be; a class that the likelihood does not
             have among them.
+          TypeError: for a number of steps that is none.
         """
         owner, likelihood = "Stream.update", self.model.likelihood
         rows = as_inputs(x, owner, self.z.shape[1]).astype(self.z.dtype)
-        rows, targets, _ = as_targets(rows, y, likelihood, "raise", owner)
-        if num_memory < 0:
-            raise ValueError(f"{owner}: expected num_memory >= 0; got {num_memory}.")
+        rows, targets = _suiting(likelihood, rows, y, owner)
+        if num_memory < 0 or operator.index(num_steps) < 0:
+            raise ValueError(
+                f"{owner}: expected num_memory >= 0 and num_steps >= 0; got {num_memory}, "
+                f"{num_steps}."
+            )
+        if num_steps and not len(self.memory.y):
+            raise ValueError(
+                f"{owner}: expected a memory, to learn hyperparameters from; there is none. Begin "
+                "the stream with num_memory, or leave out num_steps."
+            )
         same = _moved(self, rows) if move else self
         new = _data(rows, targets)
         begin = exact_sites if likelihood.conjugate else start_sites
@@ -114,10 +132,33 @@ class Stream(Predictive):
         data = _data(
             jnp.concatenate([self.memory.x, new.x]), jnp.concatenate([self.memory.y, new.y])
         )
-        prior = StreamedPrior(*_functions(self.model), data.x, same.z, same.base)
+        prior = StreamedPrior(*functions(self.model), data.x, same.z, same.base)
         sites, leverage = _look(prior, likelihood, data, sites)
+        if num_steps:
+            old = self.count / len(self.memory.y)
+            weights = jnp.where(jnp.arange(len(data.y)) < len(self.memory.y), old, 1.0)
+            weights = weights.astype(data.y.dtype)
+            model = relearned(self.model, prior, data, sites, weights, num_steps)
+            same, likelihood = dataclasses.replace(same, model=model), model.likelihood
+            if likelihood.conjugate:
+                sites = exact_sites(likelihood, data)
+            prior = StreamedPrior(*functions(model), data.x, same.z, same.base)
+            sites, leverage = _look(prior, likelihood, data, sites)
         kept = _kept(key, np.asarray(leverage), len(self.memory.y), self.count, num_memory)
         return _remembered(same, data, sites, kept, self.count + len(new.y))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the stream to one file; `gp.load_stream` reads it.
+
+        Args:
+          path: where to; a file there is kept as ``NAME.previous``.
+        """
+        meta = {
+            "kind": "stream",
+            "likelihood": type(self.model.likelihood).__name__,
+            "hyperparameters": list(parameters(self.model)),
+        }
+        storage.save(path, self, meta)
 
     def predict(self, x_new: Float[Array, "M D"]) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances of the latent function, ``(M,)`` or ``(M, L)``.
@@ -178,16 +219,20 @@ def stream(posterior: Any, *, key: Array, num_memory: int = 100) -> Stream:
     return empty.update(old.x[old.index], old.y, key=key, num_memory=num_memory)
 
 
+def _suiting(likelihood: Any, x: np.ndarray, y: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, if the targets are of the stream's likelihood."""
+    try:
+        return as_targets(x, y, likelihood, "raise", owner)[:2]
+    except ValueError as error:
+        raise ValueError(
+            f"{error} The likelihood of this stream is {likelihood!r}, with the classes it had at "
+            "its beginning: fit a first batch with another one, and begin another stream."
+        ) from error
+
+
 def _data(x: Any, y: Any) -> Data:
     """Data of which each target has a row of its own."""
     return Data(jnp.asarray(x), jnp.asarray(y), jnp.arange(len(y), dtype=np.int32))
-
-
-def _functions(model: Model) -> tuple[Any, Any]:
-    """Kernel and mean with a first axis of latent functions."""
-    functions = model.kernel, model.mean
-    wide = lambda a: jnp.asarray(a)[None]
-    return functions if model.likelihood.latents > 1 else jax.tree.map(wide, functions)
 
 
 @quick_jit
@@ -214,10 +259,10 @@ def _remembered(before: Stream, data: Data, sites: Sites, kept: np.ndarray, coun
     """The stream with these rows in memory and the others in the sums."""
     rest = np.setdiff1d(np.arange(len(data.y)), kept)
     pick = lambda rows: jax.tree.map(lambda a: a[rows], Memory(data.x, data.y, sites))
-    functions, gone = _functions(before.model), pick(rest)
-    base = _with(functions, before.z, before.base, gone.x, gone.sites)
+    both, gone = functions(before.model), pick(rest)
+    base = _with(both, before.z, before.base, gone.x, gone.sites)
     memory = pick(kept)
-    prior = StreamedPrior(*functions, memory.x, before.z, base)
+    prior = StreamedPrior(*both, memory.x, before.z, base)
     tril, q = _condition(prior, memory.sites)
     return dataclasses.replace(before, base=base, memory=memory, count=count, tril=tril, q=q)
 
@@ -235,7 +280,7 @@ def _condition(prior: StreamedPrior, sites: Sites) -> tuple[Array, Whitened]:
 
 def _moved(old: Stream, x: np.ndarray) -> Stream:
     """The stream with inducing inputs chosen anew, and its sums projected onto them."""
-    kernel = _functions(old.model)[0]
+    kernel = functions(old.model)[0]
     first = jax.tree.map(lambda a: a[0], kernel)
     z = greedy_inputs(first, jnp.concatenate([old.z, jnp.asarray(x)]), len(old.z))
     z = jnp.asarray(z, old.z.dtype)
@@ -266,6 +311,6 @@ def _predict(flow: Stream, x_new: Array) -> tuple[Array, Array]:
         return mean(x_new) + moved, variance
 
     latents = len(flow.tril)
-    found = each(one, latents)(*_functions(flow.model), flow.tril, flow.q)
+    found = each(one, latents)(*functions(flow.model), flow.tril, flow.q)
     mean, variance = (a[0] if latents == 1 else a.T for a in found)
     return mean, variance

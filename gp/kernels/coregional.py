@@ -1,5 +1,6 @@
 """Several outputs as mixtures of a few latent processes: linear coregionalisation."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,13 +53,13 @@ class Coregional(Kernel):
             left[..., :, None, q] * right[..., None, :, q] * kernel(a[..., :-1], b[..., :-1])
             for q, kernel in enumerate(self.kernels)
         ]
-        return sum(terms[1:], terms[0])
+        return functools.reduce(jnp.add, terms)
 
     def diagonal(self, x: Float[Array, "*B N D"]) -> Float[Array, "*B N"]:
         """Variances."""
         mixing = self.mixing(x)
         terms = [mixing[..., q] ** 2 * k.diagonal(x[..., :-1]) for q, k in enumerate(self.kernels)]
-        return sum(terms[1:], terms[0])
+        return functools.reduce(jnp.add, terms)
 
     def metric(self, x: Float[Array, "N D"]) -> Float[Array, "N E"]:
         """The kernels' coordinates and, by their correlation, the outputs', side by side."""

@@ -4,6 +4,10 @@ from gp.last_layers.discriminative import (
     Discriminative,
     discriminative,
 )
+from gp.last_layers.features import (
+    RandomFeatures,
+    random_features,
+)
 from gp.last_layers.generative import (
     Generative,
     generative,
@@ -26,10 +30,12 @@ __all__ = [
     "Filtered",
     "Generative",
     "KalmanLayer",
+    "RandomFeatures",
     "Regression",
     "Rows",
     "discriminative",
     "generative",
     "kalman",
+    "random_features",
     "regression",
 ]

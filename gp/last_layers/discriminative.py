@@ -32,6 +32,8 @@ class Discriminative:
         *,
         num_data: int | Array | None = None,
         prior: Rows | None = None,
+        emphasis: float | Array = 1.0,
+        profiled: bool = False,
     ) -> Float[Array, ""]:
         r"""A lower bound on the evidence in closed form, below the ELBO by Jensen's inequality.
 
@@ -43,6 +45,11 @@ class Discriminative:
           labels: classes from 0.
           num_data: N; the batch is all data if None.
           prior: instead of N(0, s I): the rows of an earlier posterior, for data in batches.
+          emphasis: κ, by which the data count; with κ = D/N (D weights) it is the data-emphasised
+            bound, by which hyperparameters of the features are learned where q is too poor for the
+            evidence, as a diagonal or one scale for all. Then q itself is too sure: choose by it,
+            predict by the posterior at κ = 1.
+          profiled: take s at its best for q, the mean square of the weights, at every step.
 
         Returns:
           The bound, nats.
@@ -57,7 +64,8 @@ class Discriminative:
         own = jnp.take_along_axis(mean, labels[:, None], 1)[:, 0]
         fit = own - logsumexp(mean + 0.5 * variance, -1)
         wide = jnp.exp(self.log_prior) if prior is None else prior
-        return scaled(fit, num_data) - self.rows.divergence(wide)
+        wide = self.rows.best_prior if profiled else wide
+        return emphasis * scaled(fit, num_data) - self.rows.divergence(wide)
 
     def log_probabilities(
         self, features: Float[Array, "B D"], *, key: Array, num_samples: int = 64

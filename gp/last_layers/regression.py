@@ -36,6 +36,8 @@ class Regression:
         *,
         num_data: int | Array | None = None,
         prior: Rows | None = None,
+        emphasis: float | Array = 1.0,
+        profiled: bool = False,
     ) -> Float[Array, ""]:
         r"""The evidence lower bound, in closed form; maximise it over the layer and the network.
 
@@ -49,6 +51,11 @@ class Regression:
           y: targets, shape ``(B, P)``, or ``(B,)`` for one output.
           num_data: N; the batch is all data if None.
           prior: instead of N(0, s I): the rows of an earlier posterior, for data in batches.
+          emphasis: κ, by which the data count; with κ = D/N (D weights) it is the data-emphasised
+            bound, by which hyperparameters of the features are learned where q is too poor for the
+            evidence, as a diagonal or one scale for all. Then q itself is too sure: choose by it,
+            predict by the posterior at κ = 1.
+          profiled: take s at its best for q, the mean square of the weights, at every step.
 
         Returns:
           The bound, nats.
@@ -60,10 +67,16 @@ class Regression:
         mean, variance = self.rows.moments(features)
         misfit = ((y - mean) ** 2 + variance) / jnp.exp(self.log_noise)
         fit = -0.5 * jnp.sum(misfit + self.log_noise + jnp.log(2 * jnp.pi), -1)
-        return scaled(fit, num_data) - self.rows.divergence(self._prior(prior))
+        wide = self.rows.best_prior if profiled else self._prior(prior)
+        return emphasis * scaled(fit, num_data) - self.rows.divergence(wide)
 
     def posterior(
-        self, features: Float[Array, "B D"], y: Float[Array, "B ..."], *, prior: Rows | None = None
+        self,
+        features: Float[Array, "B D"],
+        y: Float[Array, "B ..."],
+        *,
+        prior: Rows | None = None,
+        emphasis: float | Array = 1.0,
     ) -> "Regression":
         r"""The layer with the exact posterior of its weights, given features and noise.
 
@@ -75,6 +88,7 @@ class Regression:
           y: targets.
           prior: as of `elbo`. ``layer.posterior(φ, y, prior=layer.rows)`` is the update of a
             stream, and after all batches the posterior of all data.
+          emphasis: κ, as of `elbo`, which this maximises over q.
 
         Returns:
           The layer.
@@ -83,7 +97,7 @@ class Regression:
           O(B D² + P D³).
         """
         features, y = self._checked(features, y, "Regression.posterior")
-        noise = jnp.exp(self.log_noise)
+        noise = jnp.exp(self.log_noise) / emphasis
         linear, precision = prior_naturals(self._prior(prior), self.rows)
         linear = linear + (y.T @ features) / noise[:, None]
         precision = precision + (features.T @ features) / noise[:, None, None]
@@ -148,6 +162,8 @@ def regression(
 
     Reference: Harrison, Willes and Snoek (2024), "Variational Bayesian last layers", theorem 1;
     without its prior of the noise, and with divergence and likelihood both summed over outputs.
+    ``emphasis`` is that of Harvey, Petrov and Hughes (2025), "Learning the regularization strength
+    for deep fine-tuning via a data-emphasized variational objective".
     """
     rows = Rows.random(fast_key(key), num_outputs, num_features)
     dtype = rows.mean.dtype

@@ -72,6 +72,11 @@ class Rows:
             log_det = self.mean.shape[1] * jnp.log(prior)
         return 0.5 * (squares - self.mean.size + jnp.sum(log_det - self.log_det))
 
+    @property
+    def best_prior(self) -> Float[Array, ""]:
+        """The variance s of N(0, s I) from which the rows diverge least: their mean square."""
+        return (jnp.sum(self.tril**2) + jnp.sum(self.mean**2)) / self.mean.size
+
     def naturals(self) -> tuple[Float[Array, "K D"], Float[Array, "K D D"]]:
         """Precisions times means, and precisions."""
         eye = jnp.eye(self.raw.shape[-1], dtype=self.raw.dtype)

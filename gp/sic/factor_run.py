@@ -1,4 +1,4 @@
-"""Training of a free sparse factor on minibatches, at a cost that does not grow with the data."""
+"""Training of a free sparse factor on minibatches, by the rows that each of them touches."""
 
 import functools
 from collections.abc import Callable
@@ -42,8 +42,8 @@ class FactorRun:
     """Minimises `DoubleKL` over mean, factor and hyperparameters; a `vi.loop.Run`.
 
     A step reads and writes those rows of q and of the optimizer's state that its groups touch
-    (`optim.step_rows`): its cost does not depend on n. `advance` uses up the state that it is
-    given; an interrupt ends the run after the chunk.
+    (`optim.step_rows`): its cost depends on n through their number only. `advance` uses up the
+    state that it is given; an interrupt ends the run after the chunk.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gp.local import local_left_out
 from gp.prior import Conditional
 from gp.sic import conditional as algebra
 from gp.sic.columns import conditional_columns
@@ -28,6 +29,8 @@ NUM_NEIGHBORS = 30
 # squared exponential kernels in 2 to 10 dimensions, where predictions of new data lost more than
 # 0.02 nats against the process, it was larger; they lost at most about four times the gap.
 GAP, OF_NOISE = 0.01, 0.3
+MANY_POINTS = 2000  # above which latent evidence is trained with
+COARSE = 15, 8  # neighbours, and ancestors from each scale
 _MANY = 5  # coordinates, in which neighbours say less
 
 
@@ -170,6 +173,14 @@ class SICPrior:
         factor, centre = conditional.factor, conditional.mean[self.graph.order]
         return algebra.divergence(self.kernel, self.mean, *where, factor, centre)
 
+    def left_out(self, sites: Sites, own: Sites, index: np.ndarray) -> tuple:
+        """The law at the inputs of some targets without these; `gp.local.local_left_out`.
+
+        Dividing a marginal by its site magnifies the variance's error where the datum says much
+        more than all others.
+        """
+        return local_left_out(self.kernel, self.mean, self.x, sites, own, index)
+
     def _known(self, conditional: Conditional) -> Known:
         pattern = self.graph.pattern
         return Known(self.kernel, self.mean, self.inputs, pattern, conditional.factor)
@@ -258,6 +269,29 @@ class SICPrior:
             per_block=self.per_block,
         )
         return dataclasses.replace(made, kernel=self.kernel)
+
+    def coarser(self) -> "SICPrior | None":
+        """A cheaper prior to train hyperparameters with, if the prior is too dear for it.
+
+        The latent evidence takes all columns, and most of its cost are variances. With fewer
+        neighbours and ancestors it is shifted, by nearly as much at all hyperparameters.
+        """
+        if not self.latent or len(self.x) <= MANY_POINTS:
+            return None
+        return SICPrior.of(
+            self.kernel,
+            self.mean,
+            self.x,
+            num_neighbors=min(self.graph.pattern.num_neighbors, COARSE[0]),
+            latent=True,
+            per_block=min(self.per_block, COARSE[1]),
+        )
+
+    @property
+    def trained(self) -> str:
+        """A sentence on what was trained with this prior in the place of a finer one."""
+        m = self.graph.pattern.num_neighbors
+        return f"Hyperparameters were trained with {m} neighbours and fewer ancestors."
 
     def kept(self) -> list[Array]:
         """What is saved with a posterior: the kernel in whose metric the graph was made."""

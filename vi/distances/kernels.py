@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.distances.shapes import check_samples
+from vi.distances.shapes import samples
 
 KernelName = Literal["rbf", "imq"]
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -55,7 +55,7 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], k: Callable[[Array], Arr
     Reference: Gretton, Borgwardt, Rasch, Schölkopf and Smola (2012), "A kernel two-sample test",
     lemma 6.
     """
-    check_samples("mmd", x, y)
+    x, y = samples("mmd", x, y)
     if min(len(x), len(y)) < 2:
         raise ValueError(
             f"mmd: expected at least two points in each sample; got {len(x)} and {len(y)}. Take a "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.distances.shapes import check_samples
+from vi.distances.shapes import floating, samples
 
 
 def _root(x: Array, p: float) -> Array:
@@ -82,6 +82,7 @@ def wasserstein_1d(
       >>> float(wasserstein_1d(jnp.array([0.0, 1.0]), jnp.array([3.0])))
       2.5
     """
+    x, y = floating("wasserstein_1d", x), floating("wasserstein_1d", y)
     if x.ndim != 1 or y.ndim != 1 or 0 in (x.size, y.size) or not 1 <= p < math.inf:
         raise ValueError(
             f"wasserstein_1d: expected two vectors and a finite p >= 1; got shapes {x.shape} and "
@@ -134,7 +135,7 @@ def sliced_wasserstein(
       >>> round(float(sliced_wasserstein(jax.random.key(1), x, x + 1.0, num_projections=2000)), 1)
       1.0
     """
-    check_samples("sliced_wasserstein", x, y)
+    x, y = samples("sliced_wasserstein", x, y)
     if not 1 <= p < math.inf or num_projections < 1:
         raise ValueError(
             "sliced_wasserstein: expected a finite p >= 1 and num_projections >= 1; got p = "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vi.distances.shapes import check_samples
+from vi.distances.shapes import samples
 from vi.module import module
 
 CHECK_EVERY = 10  # steps between looks at the marginals
@@ -249,7 +249,7 @@ def sinkhorn_divergence(
       >>> round(float(sinkhorn_divergence(x, x + 0.5, regularization=0.5)), 2)
       0.5
     """
-    check_samples("sinkhorn_divergence", x, y)
+    x, y = samples("sinkhorn_divergence", x, y)
 
     def cost(a: Array, b: Array) -> Array:
         squared = jnp.sum((a[:, None] - b[None]) ** 2, -1)

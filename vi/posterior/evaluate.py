@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.compile import quick_jit
-from vi.random import fast_key
+from vi.random import check_count, check_key, fast_key
 from vi.targets import StreamedTarget, Target
+
+_KEY_FIRST = "It comes first, then the number of draws: sample(jax.random.key(1), 1000)."
 
 
 @partial(quick_jit, static_argnames=("num_samples",))
@@ -22,12 +24,10 @@ def sample(key: Array, q: Any, num_samples: int) -> tuple[Array, Array]:
 
     Raises:
       TypeError: if the key is none.
+      ValueError: if the number is none.
     """
-    if not hasattr(key, "dtype"):
-        raise TypeError(
-            f"Posterior: expected a key from jax.random.key first, then the number of draws, as in "
-            f"sample(jax.random.key(1), 1000); got {key!r} for the key."
-        )
+    check_key("Posterior", key, _KEY_FIRST)
+    check_count("Posterior", "the number of draws", num_samples)
     return _drawn(key, q, num_samples)
 
 

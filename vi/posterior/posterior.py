@@ -17,7 +17,7 @@ from vi.posterior.drawn import Drawn, Draws, chosen
 from vi.posterior.psis import psis
 from vi.posterior.verdict import Verdict
 from vi.provenance import data_digest
-from vi.random import host_generator, host_words
+from vi.random import check_count, check_key, host_generator, host_words
 from vi.status import Status
 from vi.targets import StreamedTarget, Target
 from vi.targets import target as make_target
@@ -118,6 +118,8 @@ class Posterior(Drawn):
         Returns:
           ``{site: (S, *shape)}``.
         """
+        check_key("Posterior.resample", key, "It comes first, then the number of draws.")
+        check_count("Posterior.resample", "num_samples", num_samples)
         size = max(4 * num_samples, len(self.diagnostics.log_p))
         found = diagnose(key, self.q, self.target, size)
         weights = np.exp(psis(found.log_p - found.log_q).log_weights)
