@@ -258,8 +258,9 @@ Written by `python -m benchmarks.flows --seconds {seconds:g}` on {machine(*PACKA
     compared = f"""
 ## At equal CPU time
 
-Each fit had {seconds:g} CPU seconds, its compilation included; how many steps or maps that
-makes was found by a trial, with at least {TRIAL} steps and at most {MOST_MAPS} maps. On the four
+Each fit was to have {seconds:g} CPU seconds with its compilation; how many steps or maps that
+makes was found by a trial, which errs: what was spent stands beside. There
+were at least {TRIAL} steps and at most {MOST_MAPS} maps. On the four
 densities in two dimensions the log evidence is 0, and the distance is the sliced Wasserstein
 distance to exact draws, in standard deviations; on the posteriors errors are
 those of {DRAWS:,} draws against long runs of MCMC: the largest of a mean, in standard deviations,

@@ -98,16 +98,17 @@ def test_the_ladder_climbs_to_a_flow(monkeypatch):
 
 @pytest.mark.slow
 def test_the_ladder_ends_at_a_mixflow_within_its_budget(monkeypatch):
-    """One planar layer does not fit; of the MixFlow as many maps as the gradients left allow."""
+    """One planar layer, twice, does not fit; of the MixFlow as many maps as gradients are left."""
     monkeypatch.setattr(ladder, "COMPONENTS", ())
     monkeypatch.setattr(ladder, "FLOW_STEPS", 1000)
     weak = lambda name, dim, key: flows.planar(dim, key=key, num_layers=1)
     monkeypatch.setattr(ladder, "flow", weak)
     posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="auto", budget=300_000)
-    gaussian, planar, mixed = posterior.rungs
+    gaussian, planar, again, mixed = posterior.rungs
+    assert again == planar
     assert planar["family"] == "planar flow (D = 2)"
     assert mixed["family"].startswith("MixFlow of ")
-    assert 200_000 < posterior.cost["gradients"] <= 300_000
+    assert 150_000 < posterior.cost["gradients"] <= 300_000
     assert posterior.cost["gradients"] == sum(rung["gradients"] for rung in posterior.rungs)
     assert mixed["moved"] < gaussian["moved"]
     assert mixed["elbo"] > gaussian["elbo"]

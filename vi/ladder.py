@@ -1,6 +1,7 @@
 """Richer families, rung by rung, until one fits or the budget is spent."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,9 +24,10 @@ from vi.provenance import provenance
 from vi.rung import describe, fit_family, one_run, other_modes, report
 from vi.status import Status
 from vi.targets import Target
-from vi.upstairs import flow, is_flow, mixflow
+from vi.upstairs import FlowName, flow, is_flow, mixflow
 
 COMPONENTS = (2, 4, 8)
+FLOWS: tuple[FlowName, ...] = ("neural_spline", "realnvp")  # the second makes no walls
 BUDGET = 500_000  # gradients
 MIXTURES = 1 / 3  # of the budget, as far as mixtures may go
 WORTH = 0.01  # nats a mixture must gain for a larger one to be tried
@@ -40,7 +42,7 @@ _FITS = f"k-hat is below {LIMIT} and importance weights move no moment by more t
 def climb(
     target: Target, key: Array, options: FitOptions, loop: LoopOptions, clock: Clock
 ) -> Posterior:
-    """Fit a Gaussian, then mixtures of 2, 4 and 8 Gaussians, a neural spline flow, and a MixFlow.
+    """Fit a Gaussian, mixtures of 2, 4 and 8, a neural spline and a RealNVP flow, and a MixFlow.
 
     It stops at the first rung whose k-hat is below 0.7, whose importance weights move no mean by
     more than 0.1 standard deviations and no standard deviation by more than 10 %, that covers
@@ -69,7 +71,8 @@ def climb(
             "subsamples a plate. Name a family, or drop subsample_size."
         )
     ladder = _Ladder(target, key, options, loop, clock)
-    for rung in (ladder.mixtures, ladder.flow, ladder.mixflow):
+    flows = [functools.partial(ladder.flow, name) for name in FLOWS]
+    for rung in (ladder.mixtures, *flows, ladder.mixflow):
         if ladder.why or target.dim > MAX_DENSE:
             break
         rung()
@@ -143,14 +146,14 @@ class _Ladder:
             others=self.modes,
         )
 
-    def flow(self) -> None:
-        """A neural spline flow around the Gaussian, of fewer steps if the budget is small."""
+    def flow(self, name: FlowName) -> None:
+        """A flow around the Gaussian, of fewer steps if the budget is small."""
         left = self.budget - self.spent
         steps = min(FLOW_STEPS, (left - most_gradients(left)) // FLOW_PARTICLES)
         if steps < FEWEST_STEPS:
             self.why = self._beyond()
             return
-        bent = flow("neural_spline", self.target.dim, self.key).around(self.gaussian)
+        bent = flow(name, self.target.dim, self.key).around(self.gaussian)
         self._family(bent, num_steps=steps)
 
     def mixflow(self) -> None:

@@ -131,18 +131,19 @@ def report(
         if others:
             shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
             found = found._replace(missed=float(shares.sum()))
-    if can_cut(q, target) and not status.failed:
-        cut = find_cut(_fresh(key, 2), found, q, target, num_chains(gradients))
-        found = found._replace(cut=cut.share, cut_shift=cut.shift)
-        gradients += cut.gradients
     notes = [*_unobserved(target), *_improper(q, target), *notes]
     if status.failed and target.layout.dtype == "float32":
         notes = [*notes, _SINGLE]
     if isinstance(q, Delta):
         verdict = judge_point(found, status, notes)
     else:
-        cautions = _cautions(target)
-        verdict = judge(found, status, describe(q), _worst(found, target), notes, cautions)
+        about = status, describe(q), _worst(found, target), notes, _cautions(target)
+        verdict = judge(found, *about)
+        if can_cut(q, target) and verdict.grade in ("good", "fair"):
+            cut = find_cut(_fresh(key, 2), found, q, target, num_chains(gradients))
+            found = found._replace(cut=cut.share, cut_shift=cut.shift)
+            gradients += cut.gradients
+            verdict = judge(found, *about)
     gradients += found.num_draws * getattr(q, "gradients_per_draw", 0)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
