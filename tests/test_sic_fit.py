@@ -177,7 +177,7 @@ def test_labels_give_the_dense_bound(x64):
 
 @pytest.mark.slow
 def test_coarse_training_ends_near_where_fine_training_does(x64, monkeypatch):
-    """The ELBO of the fine prior gains as much by it as by fine training, to a twentieth."""
+    """The same ELBO, of the fine prior, to half a nat; a start without training is far below."""
     x, f = regression(500)
     y = np.random.default_rng(1).poisson(np.exp(f)).astype(float)
     options = {"key": KEY, "method": "sic", "likelihood": gp.Poisson(), "on_failure": "return"}
@@ -186,9 +186,7 @@ def test_coarse_training_ends_near_where_fine_training_does(x64, monkeypatch):
     coarse = gp.fit(x, y, **options)
     assert "trained with 15 neighbours" in coarse.verdict.text
     assert coarse.prior.graph.pattern.num_neighbors == 30
-    gain = fine.elbo - untrained.elbo
-    assert gain > 1
-    assert coarse.elbo - untrained.elbo > 0.95 * gain
+    assert abs(coarse.elbo - fine.elbo) < 0.5 < fine.elbo - untrained.elbo
 
 
 @pytest.mark.slow
