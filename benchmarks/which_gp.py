@@ -80,32 +80,41 @@ def measure(likelihood: str, method: str, dim: int, count: int) -> dict:
 
 
 def picture(rows: list[dict], path: pathlib.Path) -> None:
-    """Seconds and NLPD against the number of data, and NLPD against coordinates."""
+    """Seconds against the number of data, and what is lost against coordinates."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.6), constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
     gaussian = [row for row in rows if row["likelihood"] == "Gaussian"]
-    for column, dim in enumerate((1, 2)):
-        for method, color in COLORS.items():
-            own = [r for r in gaussian if r["method"] == method and r["coordinates"] == dim]
-            own.sort(key=lambda row: row["data"])
-            if own:
-                at = [row["data"] for row in own]
-                axes[2 * column].loglog(
-                    at, [r["seconds"] for r in own], "o-", color=color, label=method
-                )
-                axes[2 * column + 1].semilogx(
-                    at, [r["nlpd"] for r in own], "o-", color=color, label=method
-                )
-        said = "coordinate" if dim == 1 else "coordinates"
-        axes[2 * column].set_title(f"seconds, {dim} {said}")
-        axes[2 * column + 1].set_title(f"NLPD, {dim} {said}")
-    for axis in axes:
-        axis.set_xlabel("data")
+    for method, color in COLORS.items():
+        own = [row for row in gaussian if row["method"] == method]
+        for axis, dim in zip(axes, (1, 2), strict=False):
+            line = sorted((r["data"], r["seconds"]) for r in own if r["coordinates"] == dim)
+            if line:
+                axis.loglog(*zip(*line, strict=True), "o-", color=color, label=method)
+        exact = {
+            r["coordinates"]: r["nlpd"]
+            for r in gaussian
+            if r["method"] == "dense" and r["data"] == LARGEST_DENSE
+        }
+        loss = sorted(
+            (r["coordinates"], max(r["nlpd"] - exact[r["coordinates"]], 1e-6))
+            for r in own
+            if r["data"] == LARGEST_DENSE and r["coordinates"] in exact and method != "dense"
+        )
+        if loss:
+            axes[2].loglog(*zip(*loss, strict=True), "o-", color=color, label=method)
+    for axis, ticks in zip(axes, (SIZES, SIZES, (1, 2, 4, 8)), strict=True):
+        axis.set_xticks(ticks, map(str, ticks), minor=False)
+        axis.set_xticks([], minor=True)
         axis.legend(fontsize=8)
+    axes[0].set_title("CPU seconds, one coordinate")
+    axes[1].set_title("CPU seconds, two coordinates")
+    axes[2].set_title(f"NLPD beyond the exact process, {LARGEST_DENSE} data")
+    for axis, label in zip(axes, ("data", "data", "coordinates"), strict=True):
+        axis.set_xlabel(label)
     figure.savefig(path, dpi=100)
 
 
@@ -118,7 +127,7 @@ def page(rows: list[dict]) -> str:
         "fit and prediction without compilation; NLPD is minus the mean log density of 500 new "
         "data, in nats. What they speak for: [Which Gaussian process?](../explanation/which_gp.md)",
         "",
-        "![Seconds and NLPD against the number of data](which_gp.png)",
+        "![Seconds against the number of data, loss against coordinates](which_gp.png)",
         "",
         "| likelihood | coordinates | data | method | seconds | NLPD | grade |",
         "|---|---|---|---|---|---|---|",
