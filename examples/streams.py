@@ -15,6 +15,7 @@ import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 import gp
 
@@ -25,9 +26,9 @@ PER_CLASS, INDUCING, MEMORY = 60, 100, 150  # of digits
 
 def sunspots() -> tuple[np.ndarray, ...]:
     """Years and roots of sunspot numbers: seen, and left out."""
-    from statsmodels.datasets import sunspots
+    from statsmodels.datasets import sunspots as table_of
 
-    table = sunspots.load_pandas().data
+    table = table_of.load_pandas().data
     x, y = table["YEAR"].to_numpy(), np.sqrt(table["SUNACTIVITY"].to_numpy())
     out = np.arange(len(x)) % EVERY == EVERY - 1
     return x[~out], y[~out], x[out], y[out]
@@ -99,7 +100,7 @@ def pair_by_pair(key: jax.Array) -> dict[str, list[float]]:
     return found
 
 
-def picture(flow: gp.Stream, whole: gp.Posterior, found: dict[str, list[float]]) -> plt.Figure:
+def picture(flow: gp.Stream, whole: gp.Posterior, found: dict[str, list[float]]) -> Figure:
     """Sunspots by the stream and by all data; accuracies as the pairs come."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2))
     x, _, x_new, y_new = sunspots()
