@@ -22,8 +22,10 @@ from its own start. `terrain`: 5,000 heights of matplotlib's elevation grid, 2,0
 5,000 points of a draw with noise, 1,000 left out. `labels`, `counts`, where they were run: 20,000
 labels, and Poisson counts, 5,000 left out. NLPD is minus the mean log density of what was left
 out, in nats; `local` is that of `predict(method="local")`. GPBoost is Vecchia's approximation with
-Laplace's. With M inducing inputs, kullback, GPJax and GPyTorch each take natural-gradient steps of
-rate 0.1 and steps of Adam of rate 0.01 on minibatches of 256, from the same inputs and start.
+Laplace's. With M inducing inputs, where they were run, kullback, GPJax and GPyTorch each take
+natural-gradient steps of rate 0.1 and steps of Adam of rate 0.01 on minibatches of 256, from the
+same inputs and start. With the true rate of the counts NLPD is 1.870, with the true odds of the
+labels 0.595. Times of `counts` and of inducing inputs were taken beside some twenty busy processes.
 """,
     "full": """## 110,000 heights
 

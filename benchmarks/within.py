@@ -1,6 +1,6 @@
 """Sparse within sparse at 100,000 heights, in CPU seconds of one thread; writes a page of docs.
 
-    python -m benchmarks.within [--out docs/generated] [--steps 1500]
+    python -m benchmarks.within [--out docs/generated] [--steps 3000]
 
 The cost of a step against the number of inducing inputs, and how well what is left out is predicted
 beside the sparse variational process of `gp.fit`, given the same CPU seconds.
@@ -49,7 +49,7 @@ def row(who, found, step, seconds, held_out):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/generated"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", val=True)
     *data, x_new, y_new = terrain(100_000, 5_000)

@@ -102,7 +102,7 @@ def pair_by_pair(key: jax.Array) -> dict[str, list[float]]:
 def picture(flow: gp.Stream, whole: gp.Posterior, found: dict[str, list[float]]) -> plt.Figure:
     """Sunspots by the stream and by all data; accuracies as the pairs come."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2))
-    x, y, x_new, y_new = sunspots()
+    x, _, x_new, y_new = sunspots()
     years = np.linspace(x[0], x[-1], 600)
     mean, variance = flow.predict_y(years)
     spread = 2 * np.sqrt(variance)

@@ -5,7 +5,10 @@ from samplers.chains import Chains
 from samplers.conformal import ConformalState, OnlineConformal, online_conformal
 from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
+from samplers.moments import MomentState, StochasticMoments, stochastic_moments
 from samplers.nuts import nuts
+from samplers.population import Agreement, Population
+from samplers.smc import smc
 from samplers.structured import StructuredInfo, StructuredState, structured_sgld
 
 __all__ = [
@@ -14,16 +17,22 @@ __all__ = [
     "NUTS",
     "SGHMC",
     "SGLD",
+    "Agreement",
     "Chains",
     "ConformalState",
     "Convergence",
     "DelayedAcceptance",
     "Independence",
+    "MomentState",
     "OnlineConformal",
+    "Population",
+    "StochasticMoments",
     "StructuredInfo",
     "StructuredState",
     "mcmc",
     "nuts",
     "online_conformal",
+    "smc",
+    "stochastic_moments",
     "structured_sgld",
 ]

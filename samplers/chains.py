@@ -3,31 +3,25 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Float
 
-from samplers.convergence import Convergence, rhat_and_ess
+from samplers.convergence import Convergence
+from samplers.grouped import Grouped
 from samplers.kept import Transition
 from vi import Posterior, Target, Verdict, storage
 from vi.errors import CheckpointError
-from vi.posterior import Drawn, export, tables
-from vi.posterior.drawn import Draws, chosen
 from vi.posterior.saved import check_density
 from vi.provenance import data_digest
-from vi.random import host_generator, host_words
+from vi.random import host_words
 from vi.status import Status
 from vi.targets import target as make_target
 
-if TYPE_CHECKING:
-    import arviz
-    import pandas
-    import xarray
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Chains(Drawn):
+class Chains(Grouped):
     """Draws of a posterior by Markov chains, how far they can be trusted, and what they cost.
 
     Attributes:
@@ -54,77 +48,18 @@ class Chains(Drawn):
     provenance: dict[str, Any]
 
     @property
-    def num_chains(self) -> int:
-        """Number C of chains."""
-        return self.transitions.z.shape[0]
+    def _points(self) -> Float[np.ndarray, "C S D"]:
+        return np.asarray(self.transitions.z)
 
-    @property
-    def num_samples(self) -> int:
-        """Number S of draws of each chain."""
-        return self.transitions.z.shape[1]
-
-    def draws(self) -> Draws:
-        """All draws of all sites by chain, ``{site: (C, S, *shape)}``, in the model's own space."""
-        lead = (self.num_chains, self.num_samples)
-        flat = self._constrained(self.transitions.z.reshape(-1, self.target.dim))
-        return {name: x.reshape(*lead, *x.shape[1:]) for name, x in flat.items()}
-
-    def sample(self, key: Array, num_samples: int = 1000) -> Draws:
-        """Draws out of those of all chains, without replacement while there are as many.
-
-        Args:
-          key: a key.
-          num_samples: number S of draws.
-
-        Returns:
-          ``{site: (S, *shape)}``, deterministic sites included.
-        """
-        z = self.transitions.z.reshape(-1, self.target.dim)
-        again = num_samples > len(z)
-        return self._constrained(z[host_generator(key).choice(len(z), num_samples, replace=again)])
-
-    def summary(self, sites: list[str] | None = None) -> "pandas.DataFrame":
-        """Moments and quantiles of every scalar of every site, with R-hat and effective sizes.
-
-        Args:
-          sites: which sites; by default all, deterministic ones included.
-
-        Returns:
-          A data frame with rows ``site[i,j]`` and columns mean, sd, 5%, 50%, 95%, ess_bulk,
-          ess_tail, r_hat.
-        """
-        by_chain = chosen(self.draws(), sites, list(self.draws()))
-        flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in by_chain.items()}
-        table = tables.summary(flat)
-        lead = (self.num_chains, self.num_samples)
-        found = [rhat_and_ess(x.reshape(lead)) for x in tables.scalars(flat).values()]
-        rhat, bulk, tail = np.array(found).T
-        return table.assign(ess_bulk=bulk.round(), ess_tail=tail.round(), r_hat=rhat.round(3))
-
-    def to_datatree(self) -> "xarray.DataTree":
-        """An xarray DataTree for ArviZ: ``posterior``, ``sample_stats`` and ``observed_data``."""
+    def _statistics(self) -> dict[str, Any]:
         kept = self.transitions
-        statistics = {
+        return {
             "lp": kept.log_density,
             "acceptance_rate": kept.acceptance,
             "diverging": kept.divergent,
             "n_steps": kept.leapfrogs,
             "energy": kept.energy,
         }
-        groups = {"posterior": self.draws(), "sample_stats": statistics}
-        observed = self.target.structure.observed(self.target.data)
-        if observed:
-            groups["observed_data"] = {k: np.asarray(v) for k, v in observed.items()}
-        attributes = {
-            "inference_library": "kullback",
-            "grade": self.verdict.grade,
-            "verdict": self.verdict.text,
-        }
-        return export.datatree(groups, attributes)
-
-    def to_arviz(self) -> "arviz.InferenceData | xarray.DataTree":
-        """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
-        return export.for_arviz(self.to_datatree())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the draws, without the model and its data, to one file; see `load`.

@@ -80,13 +80,13 @@ def mcmc(
     from samplers.run import McmcRun
 
     algorithm = NUTS() if algorithm is None else algorithm
-    _check_algorithm(algorithm)
+    check_algorithm(algorithm, "samplers.mcmc")
     _check(num_samples, num_chains, num_warmup, target_acceptance)
     clock = Clock()
     target = make_target(model, *args, **kwargs)
     if start is None:
         start = fit(target, key=key, progress=progress, on_failure="return")
-    _check_start(start, target)
+    check_start(start, target, "samplers.mcmc")
     if num_warmup is None:
         num_warmup = WARMUP[0] if start.verdict.grade in ("good", "fair") else WARMUP[1]
     run = McmcRun(
@@ -135,10 +135,16 @@ def _convergence(kept: Transition, target: Target, algorithm: Algorithm) -> Conv
     )
 
 
-def _check_algorithm(algorithm: Any) -> None:
-    if not isinstance(algorithm, Algorithm):
+def check_algorithm(algorithm: Any, owner: str, *, adaptive: bool = False) -> None:
+    """Refuse what moves no chain.
+
+    Raises:
+      TypeError: if it is no algorithm, or does not adapt and must.
+    """
+    if not isinstance(algorithm, Algorithm) or (adaptive and not algorithm.adaptive):
+        kind = "that adapts its steps " if adaptive else ""
         raise TypeError(
-            "samplers.mcmc: expected an algorithm such as samplers.HMC(); got "
+            f"{owner}: expected an algorithm {kind}such as samplers.HMC(); got "
             f"{algorithm!r}. Make a value of one of its classes."
         )
 
@@ -161,14 +167,19 @@ def _check(
         )
 
 
-def _check_start(start: Any, target: Target) -> None:
+def check_start(start: Any, target: Target, owner: str) -> None:
+    """Refuse what is no start.
+
+    Raises:
+      TypeError: if it is no posterior, or of another model.
+    """
     if not isinstance(start, Posterior):
         raise TypeError(
-            f"samplers.mcmc: expected start from vi.fit; got {type(start).__name__}. Leave it out "
+            f"{owner}: expected start from vi.fit; got {type(start).__name__}. Leave it out "
             "to have one fitted."
         )
     if start.target.layout != target.layout:
         raise TypeError(
-            "samplers.mcmc: expected start of the same model; its sites are "
+            f"{owner}: expected start of the same model; its sites are "
             f"{start.target.layout.names}, the model's are {target.layout.names}."
         )

@@ -122,6 +122,11 @@ def test_a_model_comes_back_in_its_own_space(tmp_path):
     exported = chains.to_arviz()
     assert exported.posterior.sizes["chain"] == 2
     assert "diverging" in exported.sample_stats
+    pointwise = chains.to_arviz(log_likelihood=True).log_likelihood
+    assert all(x.shape[:2] == (2, 120) for x in pointwise.values())
+    total = sum(x.values.reshape(240, -1).sum(1) for x in pointwise.values())
+    lp = chains.transitions.log_density.reshape(-1)
+    assert np.corrcoef(total, lp)[0, 1] > 0.5  # the rest is the prior
     assert set(chains.sample(KEY, 7)) == set(draws)
     chains.save(tmp_path / "chains.npz")
     loaded = samplers.Chains.load(tmp_path / "chains.npz", models.regression, *data)

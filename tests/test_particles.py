@@ -58,6 +58,19 @@ def test_the_direction_of_svgd_is_its_formula():
     np.testing.assert_allclose(state.particles, expected, rtol=1e-5)
 
 
+def test_newton_steps_are_bounded_where_the_curvature_vanishes():
+    """The log of a scale: far above it the density is nearly straight, and Newton's step long."""
+    scale = lambda x: -5 * x[0] - 2.5 * jnp.exp(-2 * x[0])  # 5 observations of variance one
+    far = 6 + 0.3 * start(30, 1)
+    step = jax.jit(particles.svgd(scale, 1.0, method="newton").step)
+    state, _ = step(KEY, particles.ParticleState(far, 0))
+    move = jnp.abs(state.particles - far)
+    assert 0.1 < move.max() < 2.001 * far.std()
+    for _ in range(40):
+        state, _ = step(KEY, state)
+    assert abs(jnp.median(state.particles)) < 0.5
+
+
 def test_annealing_reaches_both_modes():
     """From one side; without annealing all particles stay there."""
     both = lambda x: jnp.logaddexp(-0.5 * jnp.sum((x - 5) ** 2), -0.5 * jnp.sum((x + 5) ** 2))

@@ -19,7 +19,14 @@ from sphinx.util.docutils import SphinxDirective
 
 logger = logging.getLogger(__name__)
 ROOT = api.DOCS.parent
-_LOCATOR = r"(?:Algorithm|Section|Sec\.|Eq\.|Equation|Theorem|Appendix).*?(?=\.? [A-Z]|\.?$|[);])"
+_WORD = (
+    r"(?:[Aa]lgorithms?|[Ss]ections?|Sec\.|Eqs?\.|[Ee]quations?|[Tt]heorems?|[Pp]ropositions?"
+    r"|[Ll]emmas?|[Cc]orollary|[Aa]ppendix|[Tt]ables?|[Cc]hapters?)"
+)
+_PLAIN = r"(?:[A-Z]?\.?\d+(?:\.\d+)*|[IVX]+|[A-Z])(?![A-Za-z])"
+_NUMBER = rf"(?:\({_PLAIN}\)|{_PLAIN})"
+_SPAN = rf"{_WORD} {_NUMBER}(?:(?:, | and | to ){_NUMBER})*"
+_LOCATOR = rf"{_SPAN}(?:(?:,? and |, ){_SPAN})*"
 _TITLE = re.compile(rf'\(?(\d{{4}})\)?, "([^"]+?)[,.]?"(?:[,;]?\s+({_LOCATOR}))?')
 _ENTRY = re.compile(r"@\w+\{[^,]+,(.*?)\n\}", re.DOTALL)
 
@@ -47,7 +54,7 @@ def cited(packages: list[str]) -> list[Citation]:
             for name, text in _docstrings(path):
                 place = f"{module}.{name}" if name else module
                 for _, title, locator in _TITLE.findall(" ".join(text.split())):
-                    found.append(Citation(title, place, locator.strip()))
+                    found.append(Citation(title, place, locator[:1].upper() + locator[1:]))
     return found
 
 

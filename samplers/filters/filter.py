@@ -36,9 +36,25 @@ class Filtered(NamedTuple):
     log_weights: Float[Array, "T N"]
     effective: Float[Array, " T"]  # effective number of particles
 
+    def last(self, time: int | Array) -> "Before":
+        """What the filter of the observations from ``time`` on goes on from.
+
+        Args:
+          time: of the next observation: the number of those so far.
+        """
+        return Before(self.particles[-1], self.log_weights[-1], jnp.asarray(time))
+
     def mean(self) -> Float[Array, "T ..."]:
         """Means of the states given what was seen until their time."""
         return jnp.einsum("tn,tn...->t...", jnp.exp(self.log_weights), self.particles)
+
+
+class Before(NamedTuple):
+    """Particles of a stream at the time before the next observation, and that one's time."""
+
+    particles: Float[Array, "N D"]
+    log_weights: Float[Array, " N"]
+    time: Array
 
 
 def _draw(key: Array, law: Any) -> tuple[Array, Array]:
@@ -64,6 +80,7 @@ def particle_filter(
     initial_proposal: Callable[[Any], Any] | None = None,
     resampling: Resampling | Transport | None = None,
     threshold: float | Array = 0.5,
+    before: Before | None = None,
 ) -> Filtered:
     r"""Filter a series of observations by particles, and estimate its evidence.
 
@@ -76,8 +93,8 @@ def particle_filter(
     resampling, and which kinds are biased, says `Resampling`; states without reparameterisation
     (discrete ones) get score terms.
 
-    A stream is filtered in windows: start the next one from the last particles of the one before,
-    resampled, as ``initial``.
+    A stream is filtered in windows: each goes on from ``found.last(time)`` of the one before. The
+    evidence is then that of the window given what came before. `online_filter` learns on the way.
 
     Args:
       key: a key.
@@ -90,6 +107,8 @@ def particle_filter(
       resampling: a `Resampling` or `Transport`; by default systematic, with unbiased gradients.
       threshold: resample where the effective number of particles is below this share of N; 1
         resamples at every step, 0 never.
+      before: the particles to go on from, N of them; if not given, the first observation is of the
+        first state.
 
     Returns:
       Evidence, particles and weights at every time.
@@ -158,13 +177,27 @@ def particle_filter(
         gained, kept = told(z, log_w + increment)
         return (*kept, log_z + gained), kept
 
+    def through(carry: tuple, times: Array, y: Any, key: Array) -> tuple[tuple, tuple]:
+        keys = jax.random.split(key, len(times))
+        return jax.lax.scan(step, carry, (times, y, keys))
+
+    length = len(jax.tree.leaves(observations)[0])
+    if before is not None:
+        z, log_w, first_time = before
+        if len(log_w) != n:
+            raise ValueError(
+                f"particle_filter: expected before to have num_particles = {n} particles; got "
+                f"{len(log_w)}."
+            )
+        effective = jnp.exp(-jax.nn.logsumexp(2 * log_w))
+        start = (z, log_w, effective, jnp.zeros((), log_w.dtype))
+        (*_, log_z), kept = through(start, first_time + jnp.arange(length), observations, key)
+        return Filtered(log_z, *kept)
     key, start_key = jax.random.split(key)
     at = lambda t: jax.tree.map(lambda y: y[t], observations)
-    length = len(jax.tree.leaves(observations)[0])
     z, log_w = jax.vmap(first, (0, None))(jax.random.split(start_key, n), at(0))
     log_z, kept = told(z, log_w - jnp.log(n))
     rest = jax.tree.map(lambda y: y[1:], observations)
-    given = jnp.arange(1, length), rest, jax.random.split(key, length - 1)
-    (_, _, _, log_z), later_kept = jax.lax.scan(step, (*kept, log_z), given)
+    (*_, log_z), later_kept = through((*kept, log_z), jnp.arange(1, length), rest, key)
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), kept, later_kept)
     return Filtered(log_z, *joined)

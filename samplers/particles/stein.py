@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from samplers.particles.state import ParticleInfo, ParticleState, algorithm, moved, scheduled
 
+TRUST = 2.0  # standard deviations of the particles that a Newton move may have
+
 
 def _median_bandwidth(squared: Float[Array, "N N"]) -> Float[Array, ""]:
     """``h² = median d² / (2 log(N + 1))``, for ``k = exp(-d²/(2h²))``."""
@@ -26,6 +28,13 @@ def _positive(matrix: Array) -> Array:
     size = jnp.abs(values)
     size = jnp.maximum(size, 1e-3 * jnp.max(size))
     return (vectors * size) @ vectors.T
+
+
+def _bounded(move: Float[Array, "N D"], x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Moves cut to `TRUST` standard deviations of the particles, root mean square."""
+    spread = jnp.maximum(jnp.std(x, axis=0), jnp.finfo(x.dtype).eps * (1 + jnp.abs(x)))
+    size = jnp.sqrt(jnp.mean((move / spread) ** 2, axis=1, keepdims=True))
+    return jnp.where(size > TRUST, move * (TRUST / jnp.where(size > 0, size, 1)), move)
 
 
 def svgd(
@@ -120,7 +129,7 @@ def svgd(
             attraction = jnp.einsum("ji,jab->iab", k**2, curvatures)
             repulsion = jnp.einsum("jia,jib->iab", slopes, slopes)
             hessians = jax.vmap(_positive)((attraction + repulsion) / n)
-            phi = jnp.linalg.solve(hessians, phi[..., None])[..., 0]
+            phi = _bounded(jnp.linalg.solve(hessians, phi[..., None])[..., 0], x)
         phi = jnp.where(usable, phi, jnp.nan)  # where there is no score there is no move
         return moved(state, x + scheduled(step_size, state.count) * phi)
 

@@ -1,5 +1,7 @@
 """The Wasserstein geometry of Gaussians: distances, maps, barycentres, and a low-rank loss."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -168,8 +170,11 @@ def bures_barycenter(
             "bures_barycenter: expected covariances (K, D, D) and weights (K,); got shapes "
             f"{covariances.shape} and {shares.shape}."
         )
-    shares = shares / jnp.sum(shares)
+    return _fixed_point(covariances, shares / jnp.sum(shares), num_steps=num_steps)
 
+
+@partial(jax.jit, static_argnames=("num_steps",))
+def _fixed_point(covariances: Array, shares: Array, *, num_steps: int) -> Array:
     def step(s: Array, _: None) -> tuple[Array, None]:
         maps = jax.vmap(lambda c: _coupling(s, c)[1])(covariances)
         mean = jnp.einsum("k,kij->ij", shares, maps)

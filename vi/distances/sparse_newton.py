@@ -1,5 +1,6 @@
 """Entropic optimal transport at small regularisation: Sinkhorn's steps, then sparse Newton's."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -119,13 +120,14 @@ def sinkhorn_newton(
     wide = jnp.maximum(fixed[-1], WIDE * (jnp.max(fixed[0]) - jnp.min(fixed[0])))
     first = sinkhorn(*fixed[:3], regularization=wide, max_steps=warmup, tolerance=tolerance)
     start = _Search(first.f, first.g, wide, first.error, jnp.zeros_like(first.num_steps))
-    done = _ascend(start, *fixed, tolerance, max_steps, keep)
+    done = _ascend(start, *fixed, tolerance, max_steps, keep=keep)
     return Plan(
         cost, source, sink, epsilon,
         done.f, done.g, done.error, first.num_steps + done.steps, done.steps,
     )  # fmt: skip
 
 
+@partial(jax.jit, static_argnames=("keep",))
 def _ascend(
     start: _Search,
     cost: Array,
@@ -133,7 +135,8 @@ def _ascend(
     sink: Array,
     target: Array,
     tolerance: float | Array,
-    max_steps: int,
+    max_steps: int | Array,
+    *,
     keep: int,
 ) -> _Search:
     log_a, log_b = log_mass(source), log_mass(sink)
