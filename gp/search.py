@@ -66,7 +66,7 @@ def search_box(
 
     low, high = checked_bounds(bounds, "search_box")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(fast_key(key))).tolist())
-    points = qmc.Sobol(len(low), seed=rng).random(num_points)
+    points = qmc.Sobol(len(low), rng=rng).random(num_points)
     place = low + points * (high - low)
     if starts is not None:
         place = np.concatenate([np.clip(np.asarray(starts, float), low, high), place])

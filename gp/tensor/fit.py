@@ -33,6 +33,7 @@ from vi.random import fast_key
 
 _CHUNK = 25  # sweeps between looks
 _METHODS = "state_space", "dense"
+_FIFTH = 0.2  # of the spread of coordinates: longer ones begin by leaving much to the noise
 
 
 @module
@@ -144,7 +145,8 @@ def functional_tensor(
       y: the entries that are known.
       rank: R, or with a core one for each mode.
       key: a key, for starts.
-      kernels: one for each mode; by default Matérn-3/2 with the coordinates' standard deviations.
+      kernels: one for each mode; by default Matérn-3/2 with a length scale of a fifth of the
+        coordinates' standard deviation. Add a `gp.Constant` where factors vary about a level.
       core: whether to have γ (Tucker).
       train: whether to train the kernels.
       fixed: names of hyperparameters to leave, as ``"0.lengthscale"``, or their last parts.
@@ -179,24 +181,24 @@ def functional_tensor(
     conditional expectation propagation, with independent components and trained kernels.
     """
     owner = "functional_tensor"
-    points, index, y, offset = _prepared(coordinates, y, owner)
+    points, index, known, offset = _prepared(coordinates, y, owner)
     modes = len(points)
     ranks = _ranks(rank, modes, core, owner)
-    scale = float(np.var(y)) or 1.0
+    scale = float(np.var(known)) or 1.0
     if kernels is None:
         variance = (scale / (math.prod(ranks) if core else ranks[0])) ** (1 / modes)
-        kernels = [Matern(np.where(x.std(0) > 0, x.std(0), 1.0), variance) for x in points]
+        kernels = [Matern(_FIFTH * np.where(x.std(0) > 0, x.std(0), 1.0), variance) for x in points]
     _check_modes(kernels, modes, owner, "kernels")
-    kernels = as_arrays(tuple(kernels), y.dtype)
+    kernels = as_arrays(tuple(kernels), known.dtype)
     check_positive(kernels, owner)
     names = parameters(kernels) if train else {}
     kept = {name for wanted in fixed for name in matching(names, wanted, f"{owner}(fixed=...)")}
     values = unconstrained(kernels, [name for name in names if name not in kept])
-    number = lambda value: jnp.asarray(value, y.dtype)
+    number = lambda value: jnp.asarray(value, known.dtype)
     problem = Problem(
         tuple(_prior(kernel, x, owner) for kernel, x in zip(kernels, points, strict=True)),
         tuple(map(jnp.asarray, index)),
-        jnp.asarray(y),
+        jnp.asarray(known),
         (number(noise_prior[0]), number(noise_prior[1] * scale)),
     )
     states = [

@@ -164,7 +164,7 @@ def run(
     """
     optimizer = optax.adam(1.0)
 
-    def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
+    def step(carry: tuple, _: None) -> tuple[tuple, Array]:
         state, values, _, opt = carry
         new = constrained(kernels, values)
         state = sweep(problem, state, new)
