@@ -70,11 +70,11 @@ def stochastic_moments(
       >>> from samplers import stochastic_moments
       >>> g = lambda theta, x: jnp.stack([x - theta[0], (x - theta[0]) ** 2 - theta[1]])
       >>> how = stochastic_moments(g)
-      >>> x = 2.0 + 0.5 * jax.random.normal(jax.random.key(0), (5000,))
+      >>> x = 2.0 + 0.6 * jax.random.normal(jax.random.key(0), (5000,))
       >>> state = how.init(jnp.array([1.0, 1.0]), x[:100])
       >>> state, _ = jax.lax.scan(lambda s, x: (how.update(s, x), None), state, x[100:])
       >>> [round(float(a), 1) for a in state.average]
-      [2.0, 0.2]
+      [2.0, 0.4]
     """
     rate = (lambda i: (i + 10.0) ** -0.6) if learning_rate is None else learning_rate
     at = rate if callable(rate) else lambda _: rate
