@@ -97,7 +97,7 @@ def test_the_ladder_climbs_to_a_flow(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_ladder_ends_at_a_mixflow_within_its_budget(monkeypatch):
+def test_the_ladder_ends_at_a_mixflow_within_its_budget(x64, monkeypatch):
     """One planar layer, twice, does not fit; of the MixFlow as many maps as gradients are left."""
     monkeypatch.setattr(ladder, "COMPONENTS", ())
     monkeypatch.setattr(ladder, "FLOW_STEPS", 1000)
