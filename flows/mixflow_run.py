@@ -24,6 +24,7 @@ from vi.upstairs import FlowName
 
 BOUND = 1e-2  # standard deviations: error of inverting N - 1 maps, above which none is used ...
 SHARE = 0.95  # of the orbits that it must be below: those that leave the bulk are the first to fail
+_FEWEST_MAPS = 4  # N down to which it is halved in 32 bits, while some cannot be inverted
 _FEWEST, _MOST = 32, 256  # orbits for each map of the grid
 _OPERATIONS = 2e10  # spent on the grid, as far as the fewest orbits allow
 _STREAM = 2**30 + 1  # of the key
@@ -84,7 +85,7 @@ def mixflow(
     highest ELBO is taken, among those whose inversion error is below 0.01 standard deviations on
     95 % of the orbits. Where others fail, few orbits that leave the bulk make the ELBO what it
     is, as in the neck of a funnel, and a tuning may not have met them. In 32-bit floats, which lose
-    digits sooner, fewer qualify.
+    digits sooner, fewer qualify, and N is halved, down to 4, while that helps.
 
     Args:
       num_maps: N, the components of the mixture. Cost and quality rise with it.
@@ -106,7 +107,7 @@ def mixflow(
       ValueError: if a number is not positive, or the momentum or the start is unknown.
 
     Complexity:
-      Tuning takes 3 (N - 1) Σ L gradients an orbit, for 32 to 256 orbits; a draw with its log
+      Tuning takes up to 6 (N - 1) Σ L gradients an orbit, for 32 to 256 orbits; a draw with its log
       density (N - 1) (L + 1) gradients.
 
     Example:
@@ -150,8 +151,8 @@ class MixFlowState(NamedTuple):
     """The state of the search for the Gaussian, then what the grid gave."""
 
     solve: Any
-    elbos: np.ndarray  # of each map of the grid, NaN before it is evaluated
-    errors: np.ndarray  # 95 % quantiles of the inversion errors
+    elbos: np.ndarray  # by number of maps, and of each map of the grid; NaN if not evaluated
+    errors: np.ndarray  # the same of the 95 % quantiles of the inversion errors
     gradients: int
     status: int
 
@@ -179,11 +180,14 @@ class MixFlowRun:
         self.step_sizes = np.array([e for e, _ in pairs], target.layout.dtype)
         self.num_leapfrogs = np.array([n for _, n in pairs], np.int32)
         self.num_orbits = plan.orbits(target)
-        self.cost = plan.per_orbit() * self.num_orbits
+        self.num_maps = [plan.num_maps]
+        single = np.finfo(target.layout.dtype).bits == 32
+        while single and self.num_maps[-1] // 2 >= _FEWEST_MAPS:
+            self.num_maps.append(self.num_maps[-1] // 2)
 
     def initial(self) -> MixFlowState:
         """The state before the first chunk."""
-        unknown = np.full(len(self.step_sizes), np.nan)
+        unknown = np.full((len(self.num_maps), len(self.step_sizes)), np.nan)
         solve = () if self.first is None else self.first.initial()
         return MixFlowState(solve, unknown, unknown, 0, int(Status.RUNNING))
 
@@ -196,29 +200,44 @@ class MixFlowRun:
         return Flow.of_gaussian(q) if isinstance(q, Gaussian) else q
 
     def advance(self, state: MixFlowState) -> MixFlowState:
-        """A chunk of the search, or, after it, the grid."""
+        """A chunk of the search, or, after it, the grid; in 32-bit floats then with fewer maps.
+
+        Errors of inversion grow with every map, from rounding. Where some maps of the grid cannot
+        be inverted, half as many in a row may leave better ones that can. In 64-bit floats what
+        fails are orbits that a coarse map throws out of the bulk, of which fewer maps only show
+        less: there the grid stands.
+        """
         if self.first is not None and not self.first.done(state.solve):
             solve = self.first.advance(state.solve)
             failed = self.first.done(solve) and Status(int(solve.status)).failed
             return state._replace(solve=solve, status=int(solve.status if failed else state.status))
         q = self._start(state.solve)
-        grid = jax.vmap(lambda e, n: self._member(q, e, n, jnp.nan))
+        level = int((~np.isnan(state.errors[:, 0])).sum())
+        maps, before = self.num_maps[level], self._best(state)
+        plan = dataclasses.replace(self.plan, num_maps=maps)
+        grid = jax.vmap(lambda e, n: self._member(q, e, n, jnp.nan, maps))
         words = jax.random.fold_in(self.key, _STREAM)
         members = grid(self.step_sizes, self.num_leapfrogs)
         seen = _evaluate_grid(words, members, np.zeros(self.num_orbits, bool))
-        elbos = np.asarray(seen.elbo, float).mean(1)
         inverted = np.nan_to_num(np.asarray(seen.inversion_error, float), nan=np.inf)
-        errors = np.quantile(inverted, SHARE, axis=1, method="higher")
-        return state._replace(
-            elbos=elbos, errors=errors, gradients=self.cost, status=int(Status.CONVERGED)
-        )
+        elbos, errors = state.elbos.copy(), state.errors.copy()
+        elbos[level] = np.asarray(seen.elbo, float).mean(1)
+        errors[level] = np.quantile(inverted, SHARE, axis=1, method="higher")
+        gradients = state.gradients + plan.per_orbit() * self.num_orbits
+        state = state._replace(elbos=elbos, errors=errors, gradients=gradients)
+        last = level + 1 == len(self.num_maps) or (errors[level] <= BOUND).all()
+        if last or (before is not None and before == self._best(state)):
+            return state._replace(status=int(Status.CONVERGED))
+        return state
 
-    def _member(self, q: Flow, step_size: Array, num_leapfrog: Array, error: Array) -> MixFlow:
+    def _member(
+        self, q: Flow, step_size: Array, num_leapfrog: Array, error: Array, num_maps: int
+    ) -> MixFlow:
         moves = HamiltonianMap(
             jnp.asarray(step_size), jnp.asarray(num_leapfrog), self.plan.momentum
         )
         error = jnp.asarray(error, q.dtype)
-        return MixFlow(self.target, q, moves, error, self.plan.num_maps)
+        return MixFlow(self.target, q, moves, error, num_maps)
 
     def done(self, state: MixFlowState) -> bool:
         """Whether there is nothing left to do."""
@@ -241,17 +260,24 @@ class MixFlowRun:
         data = data_digest(self.target), key_words(self.key)
         return {**first, "kind": "mixflow", "plan": plan, "data": list(data)}
 
-    def _best(self, state: MixFlowState) -> int | None:
+    def _best(self, state: MixFlowState) -> tuple[int, int] | None:
+        """Of those that can be inverted the one of the highest ELBO: number of maps, and place."""
         usable = np.isfinite(state.elbos) & (state.errors <= BOUND)
-        return int(np.argmax(np.where(usable, state.elbos, -np.inf))) if usable.any() else None
+        if not usable.any():
+            return None
+        level, place = np.unravel_index(
+            np.argmax(np.where(usable, state.elbos, -np.inf)), usable.shape
+        )
+        return int(level), int(place)
 
     def result(self, state: MixFlowState) -> MixFlow:
         """The best of the grid; of one map, the start itself, where none is usable."""
         q, best = self._start(state.solve), self._best(state)
         if best is None:
-            alone = self._member(q, self.step_sizes[0], self.num_leapfrogs[0], 0.0)
-            return dataclasses.replace(alone, num_maps=1)
-        chosen = self.step_sizes[best], self.num_leapfrogs[best], state.errors[best]
+            return self._member(q, self.step_sizes[0], self.num_leapfrogs[0], 0.0, 1)
+        level, place = best
+        settings = self.step_sizes[place], self.num_leapfrogs[place]
+        chosen = *settings, state.errors[best], self.num_maps[level]
         return self._member(q, *chosen)
 
     def notes(self, state: MixFlowState) -> list[str]:
@@ -267,9 +293,19 @@ class MixFlowRun:
                 f"orbits, so this is the {self._start(state.solve).title} itself. Use 64-bit "
                 "floats, fewer maps or smaller steps.",
             ]
+        level, place = best
         return [
             *said,
-            f"Of {len(state.elbos)} maps the one of {self.num_leapfrogs[best]} leapfrog steps of "
-            f"{self.step_sizes[best]:.3g} was chosen; its inversion error is at most "
+            *self._fewer(level),
+            f"Of {len(self.step_sizes)} maps the one of {self.num_leapfrogs[place]} leapfrog steps "
+            f"of {self.step_sizes[place]:.3g} was chosen; its inversion error is at most "
             f"{state.errors[best]:.1e} standard deviations on {SHARE:.0%} of the orbits.",
+        ]
+
+    def _fewer(self, level: int) -> list[str]:
+        if not level:
+            return []
+        return [
+            f"More than {self.num_maps[level]} in a row were worse, or could not be inverted in "
+            f"{self.target.layout.dtype}."
         ]

@@ -88,7 +88,7 @@ def test_the_ladder_climbs_to_a_flow(monkeypatch):
     monkeypatch.setattr(ladder, "FLOW_STEPS", 2000)
     posterior = vi.fit(banana, jnp.zeros(2), key=KEY, family="auto")
     names = [rung["family"] for rung in posterior.rungs]
-    assert names == ["full-rank Gaussian (D = 2)", "neural spline flow (D = 2)"]
+    assert names[:2] == ["full-rank Gaussian (D = 2)", "neural spline flow (D = 2)"]
     assert posterior.elbo > LOG_EVIDENCE - 0.05
     assert posterior.cost["gradients"] == sum(rung["gradients"] for rung in posterior.rungs)
     assert "Tried: full-rank Gaussian" in posterior.verdict.text

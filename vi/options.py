@@ -87,7 +87,8 @@ class FitOptions:
     def _check_kinds(self) -> None:
         """Raise a `TypeError` for what belongs elsewhere: guides, losses of NumPyro, functions."""
         kinds = (type(None), str, Callable)
-        if not (isinstance(self.family, kinds) or hasattr(self.family, "log_prob")):
+        ours = hasattr(self.family, "log_prob") or hasattr(self.family, "run_after")
+        if not (isinstance(self.family, kinds) or ours):
             raise TypeError(
                 "vi.fit: expected family to be a name, a family such as vi.mean_field(D), or a "
                 f"function of D that makes one; got {self.family!r}."
