@@ -74,7 +74,7 @@ def build(
     given = (dim, num_layers, *sizes, context_dim + 1)
     if not all(isinstance(x, int | np.integer) and x >= 1 for x in given):
         raise ValueError(
-            f"{owner}: expected sizes to be positive whole numbers; got dim={dim}, "
+            f"{owner}: expected positive sizes, whole numbers; got dim={dim}, "
             f"num_layers={num_layers}, {list(sizes)}, context_dim={context_dim}."
         )
     dtype = np.dtype(np.result_type(_default_float() if dtype is None else dtype))

@@ -181,6 +181,11 @@ def wasserstein_flow(
 def _start(start: Any) -> Flow:
     """A law as a flow whose affine map is a layer, so that others can follow it."""
     if isinstance(start, Gaussian):
+        if start.scale.noise_dim != start.dim:
+            raise TypeError(
+                "wasserstein_flow: expected a Gaussian of as many noise coordinates as dimensions; "
+                "got one of low rank. Use vi.full_rank or vi.mean_field."
+            )
         start = Flow.of_gaussian(start)
     if isinstance(start, Flow) and not start.context_dim:
         after = () if start.affine is None else (GaussianMap(start.affine),)

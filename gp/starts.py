@@ -74,9 +74,11 @@ def drawn_starts(
         shape = (count - 1, *value.shape)
         if name in priors and hasattr(priors[name], "sample"):
             prior = priors[name]
-            wide = shape[: len(shape) - len(getattr(prior, "batch_shape", ()))]
+            own_shape = (*getattr(prior, "batch_shape", ()), *getattr(prior, "event_shape", ()))
+            wide = shape[: len(shape) - len(own_shape)]
             draws = jnp.broadcast_to(prior.sample(own, wide), shape).astype(value.dtype)
-            draws = jnp.log(draws) if name in positive else draws
+            if name in positive:  # what the prior puts below zero cannot be a start
+                draws = jnp.where(draws > 0, jnp.log(jnp.where(draws > 0, draws, 1.0)), value)
         elif name in positive:
             draws = value + SPREAD * jax.random.normal(fast_key(own), shape, value.dtype)
         else:

@@ -162,7 +162,7 @@ def _check(
     for name, (value, least) in numbers.items():
         if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(
-                f"samplers.mcmc: expected {name} to be a whole number >= {least}; got {value!r}."
+                f"samplers.mcmc: expected {name} >= {least}; got {value!r}. Give a whole number."
             )
     if not (isinstance(target_acceptance, float) and 0 < target_acceptance < 1):
         raise ValueError(

@@ -1,6 +1,7 @@
 """The stochastic-approximation method of moments: a likelihood-free baseline for streams."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+FIRST = 20  # steps of GMM on the first rows
 RIDGE = 1e-6  # of the mean variance of the moments, for the first weights
 
 
@@ -51,10 +53,10 @@ def stochastic_moments(
       learning_rate: γ, a number or a schedule of the row; by default :math:`(i + 10)^{-0.6}`.
 
     Returns:
-      ``init(params, rows)``, which takes G and W from some first rows (a pytree of arrays with one
-      leading axis, K rows at least), and ``update(state, row)``. Both run under `jax.jit` and
-      `jax.lax.scan`; ``state.average`` is the estimate, ``state.covariance()`` its covariance. A
-      row whose step is not finite changes nothing.
+      ``init(params, rows)``, which takes some steps of GMM on first rows, and G and W from them
+      (a pytree of arrays with one leading axis, K rows at least), and ``update(state, row)``.
+      Both run under `jax.jit` and `jax.lax.scan`; ``state.average`` is the estimate,
+      ``state.covariance()`` its covariance. A row whose step is not finite changes nothing.
 
     Raises:
       ValueError: if there are fewer moments than parameters.
@@ -84,12 +86,14 @@ def stochastic_moments(
 
     def init(params: Array, rows: Any) -> MomentState:
         params = jnp.asarray(params)
-        g, slopes = jax.vmap(look, (None, 0))(params, rows)
+        g = jax.eval_shape(jax.vmap(moments, (None, 0)), params, rows)
         if g.ndim != 2 or g.shape[1] < len(params):
             raise ValueError(
                 f"stochastic_moments: expected at least {len(params)} moments, one for each "
                 f"parameter; got shape {g.shape[1:]}. Add instruments, or fix parameters."
             )
+        params = jax.lax.fori_loop(0, FIRST, partial(_closer, look, rows), params)
+        g, slopes = jax.vmap(look, (None, 0))(params, rows)
         second = g.T @ g / len(g)
         ridge = RIDGE * jnp.trace(second) / len(second) * jnp.eye(len(second), dtype=g.dtype)
         zero = jnp.zeros((), jnp.int32)
@@ -112,3 +116,21 @@ def stochastic_moments(
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
 
     return StochasticMoments(init, update)
+
+
+def _closer(look: Callable, rows: Any, _: Array, params: Array) -> Array:
+    """One Gauss-Newton step of GMM on the first rows, if it lowers the mean moments."""
+    g, slopes = jax.vmap(look, (None, 0))(params, rows)
+    mean, slope = jnp.mean(g, 0), jnp.mean(slopes, 0)
+    centred = g - mean
+    second = centred.T @ centred / len(g)
+    ridge = RIDGE * jnp.trace(second) / len(second) * jnp.eye(len(second), dtype=g.dtype)
+    w = jnp.linalg.inv(second + ridge)
+    step = jnp.linalg.solve(slope.T @ w @ slope, slope.T @ w @ mean)
+    sizes = 0.5 ** jnp.arange(8, dtype=g.dtype)
+    tried = params - sizes[:, None] * step
+    means = jax.vmap(lambda p: jnp.mean(jax.vmap(look, (None, 0))(p, rows)[0], 0))(tried)
+    miss = jnp.einsum("sk,kl,sl->s", means, w, means)
+    miss = jnp.where(jnp.isfinite(miss), miss, jnp.inf)
+    best = jnp.argmin(miss)
+    return jnp.where(miss[best] < mean @ w @ mean, tried[best], params)

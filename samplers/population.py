@@ -28,6 +28,7 @@ class Agreement(NamedTuple):
     divergences: int
     temperatures: int
     undefined: int  # first particles without a finite density
+    reached: float = 1.0  # least inverse temperature at the end: 1 is that of the posterior
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -93,7 +94,8 @@ def judge(found: Agreement, status: Status, notes: list[str]) -> Verdict:
 
     ``good``: R-hat over several populations below 1.01, their log evidences within a standard
     deviation of 0.3 nats, at least 50 founders in each, and moves that are accepted. ``fair``:
-    below 1.05, within 1 nat, and 10 founders. ``poor`` else; ``failed`` if the run broke down.
+    below 1.05, within 1 nat, and 10 founders. ``poor`` else, and where the run ended before the
+    posterior; ``failed`` if it broke down.
     """
     count = len(found.log_evidences)
     apart = float(np.std(found.log_evidences, ddof=1)) if count > 1 else math.nan
@@ -121,6 +123,12 @@ def judge(found: Agreement, status: Status, notes: list[str]) -> Verdict:
     )
     if status.failed:
         grade, text = "failed", f"{status.message} {said}."
+    elif found.reached < 1:
+        grade = "poor"
+        text = (
+            "the particles have not come to the posterior: the run ended at inverse temperature "
+            f"{found.reached:.2g}, and its evidence is unknown. {said}."
+        )
     elif fits(0) and count > 1:
         grade, text = "good", f"the populations agree: {said}."
     elif fits(1):

@@ -1,5 +1,6 @@
 """Tempered sequential Monte Carlo from a variational approximation to the posterior."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -118,10 +119,11 @@ def smc(
     status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
     points = np.asarray(images(noise, state.particles))
     founders = min(len(np.unique(row)) for row in state.roots)
+    reached = float(state.temperatures[-1].min())
     found = agreement(
         points, target, log_evidences=tuple(map(float, state.log_evidences)), founders=founders,
         acceptance=state.acceptance, divergences=state.divergences,
-        temperatures=len(state.temperatures) - 1, undefined=state.undefined,
+        temperatures=len(state.temperatures) - 1, undefined=state.undefined, reached=reached,
     )  # fmt: skip
     cost = {"gradients": state.gradients, **clock.read()}
     notes = [f"Started from a {start.verdict.grade} approximation, {spread:g} times as wide."]
@@ -133,7 +135,8 @@ def smc(
         "spread": spread,
     }
     about = {**provenance(target, key, given), "status": status.name, "cost": cost}
-    value, error = evidence(np.asarray(state.log_evidences))
+    whole = reached >= 1
+    value, error = evidence(np.asarray(state.log_evidences)) if whole else (math.nan, math.nan)
     verdict = judge(found, status, notes)
     heats = tuple(state.temperatures.T)
     return Population(

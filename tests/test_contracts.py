@@ -47,7 +47,7 @@ def listed(registry):
     return [pytest.param(name, marks=slow) if name in COSTLY else name for name in registry]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", listed(FAMILIES))
 def test_family(name, dtype):
     make = FAMILIES[name]

@@ -129,6 +129,7 @@ def test_richer_flows_by_name(name):
     assert posterior.elbo > LOG_EVIDENCE - 0.1
 
 
+@pytest.mark.slow
 def test_a_mixture_of_flows_covers_both_modes(x64):
     """Each component bends to its own banana; the weights find the shares."""
 
@@ -148,6 +149,7 @@ def test_a_mixture_of_flows_covers_both_modes(x64):
     assert np.allclose(jax.nn.softmax(posterior.q.logits), [0.7, 0.3], atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_flow_of_an_annealed_target():
     """At half the log density a normal target has twice the variance; the schedule ends there."""
     half = vi.scheduled(optax.linear_schedule(0.1, 0.5, 200))

@@ -190,6 +190,8 @@ def test_saved_streams_go_on(x64, tmp_path):
         gp.load_stream(path, likelihood=gp.Poisson())
     with pytest.raises(CheckpointError, match=r"with hyperparameters .*lengthscale"):
         gp.load_stream(path, likelihood=gp.Bernoulli(), kernel=gp.Linear())
+    with pytest.raises(CheckpointError, match="its law is another"):
+        gp.load_stream(path, likelihood=gp.Bernoulli(), kernel=gp.Matern(nu=0.5))
 
 
 def test_hyperparameters_follow_the_stream(x64):
@@ -217,6 +219,7 @@ def test_hyperparameters_follow_the_stream(x64):
         begin(Y, gp.Gaussian(0.09), 0)[1].update(X[rows], Y[rows], key=KEY, num_steps=3)
 
 
+@pytest.mark.slow
 def test_a_class_that_was_not_there(x64):
     """Or targets of another likelihood: the error names the stream's own."""
     y = (X[:, 0] // 3).clip(0, 1)

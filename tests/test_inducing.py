@@ -324,3 +324,8 @@ def test_numbers_of_steps_that_mean_nothing(steps):
         gp.fit(X, Y, key=KEY, num_steps=steps)
     with pytest.raises(ValueError, match="train with minibatches; all are fixed"):
         gp.fit(X, Y, key=KEY, method="inducing", minibatches=20, train=False)
+
+
+def test_an_input_without_prior_variance_is_no_obstacle(x64):
+    found = algebra.basis(gp.Linear(variance=1.0), np.array([[0.0], [0.5], [1.0]]))
+    assert np.isfinite(found.tril).all()

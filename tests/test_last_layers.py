@@ -348,3 +348,20 @@ def test_wrong_input_is_named():
         last_layers.kalman(D, 3).filter(PHI, LABELS)
     with pytest.raises(ValueError, match="0 < retention"):
         last_layers.kalman(D, 3, retention=0.0)
+
+
+def test_a_row_of_zeros_does_not_end_a_learning_filter():
+    features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(int)
+    features[5] = 0
+    found = last_layers.kalman(4, 2).filter(features, labels, key=KEY, learning_rate=0.1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [-1, 0, 1]])
+def test_classes_that_are_none_are_refused(labels):
+    features, labels = np.ones((3, 2), np.float32), np.asarray(labels)
+    with pytest.raises(ValueError, match="classes from 0 to 2"):
+        last_layers.generative(2, 3).elbo(features, labels)
+    with pytest.raises(ValueError, match="classes from 0 to 2"):
+        last_layers.kalman(2, 3).filter(features, labels, key=KEY)

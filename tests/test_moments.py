@@ -59,6 +59,20 @@ def test_a_stream_gives_the_efficient_estimate():
     assert np.abs((least_squares - theta) / errors).max() > 20  # which sees no instruments
 
 
+def test_the_start_does_not_matter():
+    """Far away moments are all mean: some steps on the first rows come before the weights."""
+    g = lambda theta, x: jnp.stack([x - theta[0], (x - theta[0]) ** 2 - theta[1]])
+    how = stochastic_moments(g)
+    x = 2.0 + 0.6 * jax.random.normal(jax.random.key(0), (3000,))
+    run = quick_jit(lambda s, x: jax.lax.scan(lambda s, row: (how.update(s, row), None), s, x)[0])
+    near, far = (
+        run(how.init(jnp.asarray(start), x[:100]), x[100:]) for start in ([1.0, 1.0], [10.0, 1.0])
+    )
+    np.testing.assert_allclose(near.average, far.average, atol=1e-4)
+    errors = np.sqrt(np.diag(far.covariance()))
+    np.testing.assert_allclose(errors, [0.6 / 3000**0.5, 0.36 * (2 / 3000) ** 0.5], rtol=0.4)
+
+
 def test_too_few_moments_are_refused():
     with pytest.raises(ValueError, match="at least 2 moments"):
         stochastic_moments(lambda theta, x: (x - theta[0])[None]).init(jnp.zeros(2), jnp.ones(9))

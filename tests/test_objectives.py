@@ -171,6 +171,7 @@ def graded(objective, key=KEY, size=None, at=None):
     return jax.value_and_grad(lambda p: -objective.loss(key, p, model, guide, size))(at)
 
 
+@pytest.mark.slow
 def test_piwae_routes_two_losses(x64):
     _, ours = graded(vi.piwae(num_bounds=2, num_particles=3))
     value, tight = graded(vi.iwae(num_particles=6))
@@ -194,6 +195,7 @@ def test_infovae_and_emphasis_contain_the_elbo(size, x64):
     assert not np.isclose(value, plain[0])
 
 
+@pytest.mark.slow
 def test_penalties_are_scaled_to_all_data(x64):
     """MMD-VAE of the whole data: sum of log likelihoods less N times the penalty."""
     objective = vi.info_vae(site="z", alpha=1.0, strength=3.0, num_particles=4, kernel_name="rbf")

@@ -50,6 +50,7 @@ def learn(rate):
     return map(np.asarray, told)
 
 
+@pytest.mark.slow
 def test_a_learning_filter_follows_a_shift():
     decays, scores = learn(0.1)
     frozen, frozen_scores = learn(0.0)
@@ -59,6 +60,21 @@ def test_a_learning_filter_follows_a_shift():
     before, after = slice(None, SHIFT - 1), slice(-10, None)
     assert scores[after].mean() > frozen_scores[after].mean() + 3.0
     assert abs(scores[before].mean() - frozen_scores[before].mean()) < 1.5
+
+
+def test_a_window_that_says_nothing_is_passed_over():
+    learner = online_filter(space, optax.adam(0.1, b2=0.9), num_particles=20)
+    y = stream()[:5].at[2, 3].set(jnp.nan)
+    state, _ = learner.init(KEY, jnp.asarray(0.5), y[0])
+    update = quick_jit(learner.update)
+    seen = []
+    for window in y[1:]:
+        state, found = update(KEY, state, window)
+        seen.append(float(found.log_evidence))
+    assert np.isfinite(np.array(seen)[[0, 2, 3]]).all()
+    assert not np.isfinite(seen[1])
+    assert state.skipped == 1
+    assert state.before.time == 5 * L
 
 
 def test_windows_together_have_the_evidence_of_the_whole():

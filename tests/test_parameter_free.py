@@ -242,6 +242,7 @@ def test_norm_power_is_optaxs_normalisation_at_one(x64):
     assert all(map(np.allclose, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
 
 
+@pytest.mark.slow
 def test_clipping_survives_heavy_tails(x64):
     """Student-t(1.5) noise, ends of 100 runs: the tenth farthest, with clipping and without.
 

@@ -169,6 +169,7 @@ def test_fictitious_play_has_its_fixed_point():
 HOLED = lambda x: -0.5 * jnp.sum(x**2) + jnp.sum(x) * jnp.where(x[0] > 3, jnp.nan, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

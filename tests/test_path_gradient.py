@@ -58,6 +58,7 @@ class Carrying(Coupling):
         return z, log_q, jax.vmap(one)(x, before)
 
 
+@pytest.mark.slow
 def test_path_gradients_are_sticking_the_landing(x64):
     """The same numbers, whether the family carries its score or not; and the recursion is used."""
     Flow = jax.tree_util.register_dataclass(Carrying, ["loc", "slope"], [])

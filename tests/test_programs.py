@@ -160,6 +160,7 @@ def test_guides_stick_the_landing_too(x64):
     assert max(abs(float(g)) for g in gradient.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_subsampled_guides_share_rows_with_the_model():
     """Local latents: guide and model must see the same rows, or the densities do not match."""
 

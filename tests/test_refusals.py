@@ -231,6 +231,7 @@ def test_what_a_mask_takes_out_is_drawn_all_the_same(x64):
     compare(found, exact, {"a": jnp.array(0.3)})
 
 
+@pytest.mark.slow
 def test_acceptance_rejection_sums_over_events(x64):
     """Three rows of two coordinates; the gradient of the mean, 2 + a for each, is known."""
 
@@ -284,6 +285,7 @@ def guide(x):
         numpyro.sample("z", dist.Normal(numpyro.param("a", 0.2) * x, 0.7))
 
 
+@pytest.mark.slow
 def test_a_penalty_on_a_batch_needs_all_sites_in_its_plate():
     with pytest.raises(vi.TargetError, match="all random sites in one plate"):
         vi.info_vae(site="z").loss(
@@ -318,6 +320,7 @@ def one_guide(x):
     numpyro.sample("z", dist.Normal(numpyro.param("a", 0.2) + 0 * x, 0.7))
 
 
+@pytest.mark.slow
 def test_a_moved_prior_counts_once_however_the_density_is_taken_apart():
     """Equal to the whole density's gradient, key by key; the prior counted twice is not."""
     params = {"a": jnp.array(0.2), "m": jnp.array(0.3)}

@@ -124,6 +124,28 @@ def test_a_resumed_run_ends_with_the_same_bits(fitted, stored, tmp_path):
     np.testing.assert_array_equal(resumed.q.loc, fitted.q.loc)
 
 
+def test_a_checkpoint_knows_rows_beyond_the_first(stored, tmp_path):
+    how = {"batch_size": B, "num_steps": 200, "learning_rate": 0.02, "key": jax.random.key(0)}
+    path = tmp_path / "run.npz"
+    vi.fit(model, *stored, checkpoint=path, callback=lambda *_: True, **how)
+    other = np.concatenate([X[:300], 2 * X[300:]])
+    with pytest.raises(vi.CheckpointError, match="differs in data"):
+        vi.fit(model, vi.Rows(other), vi.Rows(T), checkpoint=path, **how)
+
+
+def test_deterministic_sites_of_rows_are_left_out():
+    def told(x, batch_size):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.deterministic("twice", 2 * mu)
+        with numpyro.plate("rows", len(x), subsample_size=batch_size) as rows:
+            numpyro.deterministic("mean", mu * x[rows][:, 0])
+            numpyro.sample("x", dist.Normal(mu, 1.0).expand([x[rows].shape[0]]), obs=x[rows][:, 0])
+
+    z = jnp.zeros(1)
+    assert set(vi.target(told, vi.Rows(X), B).constrain(z)) == {"mu", "twice"}
+    assert set(vi.target(told, X, B).constrain(z)) == {"mu", "twice", "mean"}  # the twin
+
+
 def no_plate(x):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     numpyro.sample("x", dist.Normal(mu, 1.0), obs=x)

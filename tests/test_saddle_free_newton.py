@@ -52,6 +52,7 @@ def test_krylov_space_and_its_complement(x64):
     assert np.all(x2[1][0] != x2[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
 def test_lanczos_stops_where_the_space_ends(scale):
     """Three distinct eigenvalues, one of them zero: three pairs, not five; in any units."""

@@ -76,3 +76,15 @@ def test_what_means_nothing_is_refused(start):
             samplers.smc(TARGET, start=start, **{**HOW, **wrong})
     with pytest.raises(TypeError, match="adapts its steps"):
         samplers.smc(TARGET, start=start, algorithm=samplers.Independence(), **HOW)
+
+
+def test_a_run_that_ended_early_is_not_the_posterior():
+    density = lambda x: -0.5 * jnp.sum(x**2) - 50 * (jnp.sum(x**2) - 9) ** 2 / 9
+    found = samplers.smc(
+        density, jnp.zeros(2), key=jax.random.key(0), num_particles=100, num_populations=2,
+        callback=lambda *_: True,
+    )  # fmt: skip
+    assert found.agreement.reached < 1
+    assert found.verdict.grade == "poor"
+    assert "have not come to the posterior" in found.verdict.text
+    assert np.isnan(found.log_evidence)

@@ -114,6 +114,7 @@ def frozen(p, q):
     return jnp.mean(p.log_density(z) - q.log_density(z))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exact", "particles", "step_size"),
     [pytest.param(moved, 1, 0.8, marks=pytest.mark.slow), (resampled, 2, 1e-9)],

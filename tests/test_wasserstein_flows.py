@@ -56,6 +56,7 @@ def test_a_mixture_flows_into_the_mixture_that_it_is(weights, rate):
     assert not (q.logits - start.logits).any()  # the flow does not move weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [vi.mean_field, lambda d: vi.block(((0, 2), (1,)))])
 def test_one_component_moves_as_bures_wasserstein(make, x64):
     density = lambda z: -jnp.sum(jnp.cosh(z)) - 0.3 * z[0] * z[1]

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array
 
 from vi.random import host_words
-from vi.targets import Target
+from vi.targets import StreamedTarget, Target
 from vi.targets.mesh import on_host
 
 
@@ -35,9 +35,18 @@ def key_words(key: Array) -> list[int]:
 
 
 def data_digest(target: Target) -> str:
-    """A digest of the target's data, to tell a fit from one to other data."""
+    """A digest of the target's data, to tell a fit from one to other data.
+
+    Of `vi.Rows` it is of their shapes and of rows from everywhere, not of all.
+    """
     digest = hashlib.sha256()
-    for leaf in target.data:
+    base: Any = target
+    while hasattr(base, "base"):
+        base = base.base
+    rows = isinstance(base, StreamedTarget)
+    if rows:
+        digest.update(repr([x.shape for x in base.source.rows]).encode())
+    for leaf in (*target.data, *(base.source.some_rows() if rows else ())):
         digest.update(_bytes(leaf))
     return digest.hexdigest()[:16]
 

@@ -30,7 +30,7 @@ def basis(kernel: Any, z: Any) -> Basis:
     """
     matrix = covariance_of(kernel, z)
     scale = jnp.mean(jnp.diagonal(matrix))
-    added = jnp.diagonal(matrix)
+    added = jnp.maximum(jnp.diagonal(matrix), jnp.finfo(matrix.dtype).eps * scale)
     _, jitter = safe_cholesky(jax.lax.stop_gradient(matrix), jax.lax.stop_gradient(added))
     jitter = jax.lax.stop_gradient(jitter)
     return Basis(jnp.linalg.cholesky(matrix + jnp.diag(jitter * added)), jitter * scale)

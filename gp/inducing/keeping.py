@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gp.inducing.algebra import Whitened
 from gp.inducing.coordinates import Natural
-from gp.inducing.stream import Memory, Stream
+from gp.inducing.relearning import functions
+from gp.inducing.stream import Memory, Stream, law_of
+from gp.inducing.streamed import StreamedPrior
 from gp.kernels import Matern
 from gp.likelihoods import Gaussian, Ordinal
 from gp.means import ConstantMean, Zero
@@ -17,6 +20,8 @@ from gp.parameters import parameters
 from gp.sites import Sites
 from vi import storage
 from vi.errors import CheckpointError
+
+_CLOSE = 1e-3  # relative; a law by another order of sums differs in the last digits
 
 
 def load_stream(
@@ -68,4 +73,20 @@ def load_stream(
             "Give the kernel, likelihood and mean of its first batch."
         )
     arrays = [leaf if isinstance(leaf, int) else jnp.asarray(leaf) for leaf in leaves]
-    return jax.tree.unflatten(structure, arrays)
+    found = jax.tree.unflatten(structure, arrays)
+    _check_law(path, found)
+    return found
+
+
+def _check_law(path: Any, found: Stream) -> None:
+    """Raise a `CheckpointError` if the stream's law is not that of its kernel and mean."""
+    memory = found.memory
+    prior = StreamedPrior(*functions(found.model), memory.x, found.z, found.base)
+    again = law_of(prior, memory.sites)
+    near = lambda a, b: np.allclose(a, b, rtol=_CLOSE, atol=_CLOSE * float(np.abs(b).max()))
+    pairs = zip(jax.tree.leaves(again), jax.tree.leaves((found.tril, found.q)), strict=True)
+    if not all(near(a, b) for a, b in pairs):
+        raise CheckpointError(
+            f"{path}: expected the kernel and mean of the stream; with these its law is another. "
+            "Give those of its first batch."
+        )

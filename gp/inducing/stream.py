@@ -263,7 +263,7 @@ def _remembered(before: Stream, data: Data, sites: Sites, kept: np.ndarray, coun
     base = _with(both, before.z, before.base, gone.x, gone.sites)
     memory = pick(kept)
     prior = StreamedPrior(*both, memory.x, before.z, base)
-    tril, q = _condition(prior, memory.sites)
+    tril, q = law_of(prior, memory.sites)
     return dataclasses.replace(before, base=base, memory=memory, count=count, tril=tril, q=q)
 
 
@@ -274,7 +274,8 @@ def _with(functions: tuple, z: Array, base: Natural, x: Array, sites: Sites) -> 
 
 
 @quick_jit
-def _condition(prior: StreamedPrior, sites: Sites) -> tuple[Array, Whitened]:
+def law_of(prior: StreamedPrior, sites: Sites) -> tuple[Array, Whitened]:
+    """The factor of the inducing variables' covariance, and their law given sums and sites."""
     return prior.condition(sites).factor
 
 

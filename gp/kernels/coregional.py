@@ -92,8 +92,8 @@ def coregional(
 ) -> Coregional:
     r"""A kernel of linear coregionalisation to start training from.
 
-    Weights start as cosines, :math:`W_{pq} = \cos(π q (p + ½) / P)`, which are orthogonal and none
-    of which is zero for all outputs, so that latent processes begin different.
+    Weights start as cosines, :math:`W_{pq} = \cos(π q (p + ½) / \max(P, Q))`, orthogonal if Q ≤ P,
+    and none zero for all outputs, so that latent processes begin different.
 
     Args:
       kernel: k, the start of each latent process's.
@@ -115,7 +115,7 @@ def coregional(
             f"{num_latents}."
         )
     p, q = np.arange(num_outputs)[:, None], np.arange(num_latents)
-    weights = np.cos(np.pi * q * (p + 0.5) / num_outputs)
+    weights = np.cos(np.pi * q * (p + 0.5) / max(num_outputs, num_latents))
     if private:
         weights = np.concatenate([weights, 0.5 * np.eye(num_outputs)], 1)
     return Coregional((kernel,) * weights.shape[1], jnp.asarray(weights))

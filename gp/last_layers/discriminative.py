@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from gp.last_layers.rows import Rows, check_features, check_labels, scaled
+from gp.last_layers.rows import Rows, check_features, check_labels, check_one_prior, scaled
 from vi.module import module
 from vi.random import fast_key
 
@@ -59,7 +59,8 @@ class Discriminative:
         """
         owner = "Discriminative.elbo"
         features = check_features(features, self.rows.mean.shape[1], owner)
-        labels = check_labels(labels, features, owner)
+        labels = check_labels(labels, features, owner, len(self.rows.mean))
+        check_one_prior(prior, owner, profiled=profiled)
         mean, variance = self.rows.moments(features)
         own = jnp.take_along_axis(mean, labels[:, None], 1)[:, 0]
         fit = own - logsumexp(mean + 0.5 * variance, -1)

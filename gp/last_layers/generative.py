@@ -69,7 +69,7 @@ class Generative:
         """
         owner = "Generative.elbo"
         features = check_features(features, self.mean.shape[1], owner)
-        labels = check_labels(labels, features, owner)
+        labels = check_labels(labels, features, owner, len(self.mean))
         noise = jnp.exp(self.log_noise)
         own = jax.scipy.stats.norm.logpdf(features, self.mean[labels], jnp.sqrt(noise)).sum(-1)
         trace = jnp.sum(jnp.exp(self.log_variance) / noise, -1)
@@ -103,7 +103,7 @@ class Generative:
         """
         owner = "Generative.posterior"
         features = check_features(features, self.mean.shape[1], owner)
-        labels = check_labels(labels, features, owner)
+        labels = check_labels(labels, features, owner, len(self.mean))
         count = jax.ops.segment_sum(jnp.ones(len(labels), features.dtype), labels, len(self.mean))
         total = jax.ops.segment_sum(features, labels, len(self.mean))
         mean, log_variance, alpha = self._prior(prior)

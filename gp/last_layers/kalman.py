@@ -121,7 +121,7 @@ class KalmanLayer:
         if jnp.issubdtype(targets.dtype, jnp.integer):
             if key is None:
                 raise ValueError(f"{owner}: expected a key for classes; got None.")
-            labels = check_labels(targets, features, owner)
+            labels = check_labels(targets, features, owner, len(self.mean))
             shape = num_samples, len(self.mean)
             noise = jax.random.normal(fast_key(key), shape, features.dtype)
             hot = jax.nn.one_hot(labels, len(self.mean), dtype=features.dtype)
@@ -148,7 +148,9 @@ def _filter(
             spread = jnp.sqrt(variance + jnp.exp(layer.log_noise))
             value = jnp.sum(jax.scipy.stats.norm.logpdf(target, mean, spread))
         else:
-            logits = jnp.exp(layer.log_sharpness) * (mean + jnp.sqrt(variance) * noise)
+            least = jnp.finfo(variance.dtype).eps ** 2  # the root has no slope at zero
+            spread = jnp.sqrt(jnp.maximum(variance, least))
+            logits = jnp.exp(layer.log_sharpness) * (mean + spread * noise)
             each = jax.nn.log_softmax(logits, -1) @ target
             value = logsumexp(each) - jnp.log(len(noise))
         return value, (ahead, mean, variance)

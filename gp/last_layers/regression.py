@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gp.last_layers.rows import Rows, check_features, from_naturals, prior_naturals, scaled
+from gp.last_layers.rows import (
+    Rows,
+    check_features,
+    check_one_prior,
+    from_naturals,
+    prior_naturals,
+    scaled,
+)
 from vi.module import module
 from vi.random import fast_key
 
@@ -64,6 +71,7 @@ class Regression:
           ValueError: for other shapes.
         """
         features, y = self._checked(features, y, "Regression.elbo")
+        check_one_prior(prior, "Regression.elbo", profiled=profiled)
         mean, variance = self.rows.moments(features)
         misfit = ((y - mean) ** 2 + variance) / jnp.exp(self.log_noise)
         fit = -0.5 * jnp.sum(misfit + self.log_noise + jnp.log(2 * jnp.pi), -1)

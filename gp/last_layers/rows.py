@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
@@ -120,11 +121,17 @@ def check_features(features: Any, size: int, owner: str) -> Array:
     return features
 
 
-def check_labels(labels: Any, features: Array, owner: str) -> Array:
-    """Classes as an array ``(B,)`` of integers.
+def check_one_prior(prior: Any, owner: str, *, profiled: bool) -> None:
+    """Raise a `ValueError` for a prior that is given and another that is to be found."""
+    if profiled and prior is not None:
+        raise ValueError(f"{owner}: expected a prior, or profiled=True; got both.")
+
+
+def check_labels(labels: Any, features: Array, owner: str, classes: int) -> Array:
+    """Classes as an array ``(B,)`` of integers below their number, which is not seen under jit.
 
     Raises:
-      ValueError: for other shapes, or numbers that are no integers.
+      ValueError: for other shapes, numbers that are no integers, or no classes.
     """
     labels = jnp.asarray(labels)
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
@@ -133,6 +140,12 @@ def check_labels(labels: Any, features: Array, owner: str) -> Array:
             f"{owner}: expected integer classes of shape ({len(features)},); got "
             f"{labels.dtype}{list(labels.shape)}. Give one class number for each row of features."
         )
+    if labels.size and not isinstance(labels, Tracer):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"{owner}: expected classes from 0 to {classes - 1}; got {low} to {high}."
+            )
     return labels
 
 

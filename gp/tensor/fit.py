@@ -29,7 +29,7 @@ from gp.tensor.algebra import Core, value_moments
 from gp.tensor.sweep import Factor, Problem, State, run
 from vi.compile import quick_jit
 from vi.module import module, static
-from vi.random import fast_key
+from vi.random import check_count, fast_key
 
 _CHUNK = 25  # sweeps between looks
 _METHODS = "state_space", "dense"
@@ -181,6 +181,8 @@ def functional_tensor(
     conditional expectation propagation, with independent components and trained kernels.
     """
     owner = "functional_tensor"
+    for name, wanted in (("num_starts", num_starts), ("num_sweeps", num_sweeps)):
+        check_count(owner, name, wanted)
     points, index, known, offset = _prepared(coordinates, y, owner)
     modes = len(points)
     ranks = _ranks(rank, modes, core, owner)
@@ -252,7 +254,9 @@ def _check_modes(given: Sequence, modes: int, owner: str, name: str = "coordinat
 
 
 def _ranks(rank: int | Sequence[int], modes: int, core: bool, owner: str) -> tuple[int, ...]:  # noqa: FBT001
-    ranks = tuple(rank) if isinstance(rank, Sequence) else (int(rank),) * modes
+    ranks = tuple(rank) if isinstance(rank, Sequence) else (rank,) * modes
+    for each in ranks:
+        check_count(owner, "rank", each)
     if len(ranks) != modes or min(ranks) < 1 or (not core and len(set(ranks)) > 1):
         raise ValueError(
             f"{owner}: expected a rank >= 1, or with core=True one for each of {modes} modes; got "

@@ -25,8 +25,9 @@ class FilteringELBO:
 
     Attributes:
       num_particles: N.
-      resampling: as for `particle_filter`; the gradient is unbiased for that of the objective only
-        with multinomial resampling's scores left in, see `Resampling`.
+      resampling: as for `particle_filter`. No kind gives an unbiased gradient of this objective: by
+        ``"score"`` it is that of log p(y) up to a bias of 1/N; ``"soft"`` and ``"none"``, usual in
+        variational SMC, are biased with less noise. See `Resampling`.
       threshold: as for `particle_filter`.
 
     Reference: Naesseth, Linderman, Ranganath and Blei (2018), "Variational sequential Monte

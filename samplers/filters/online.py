@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from optim.tree import all_finite
 from samplers.filters.filter import Before, Filtered, StateSpace, particle_filter
 from samplers.filters.resampling import Resampling, Transport
 
@@ -59,7 +60,8 @@ def online_filter(
       ``init(key, params, observations)``, which filters the first window, and
       ``update(key, state, observations)`` for each later one; both return the state and what the
       filter found *before* it learnt from the window, so its evidence is a fair score. Both run
-      under `jax.jit`. A gradient that is not finite is not followed, and counted.
+      under `jax.jit`. A gradient that is not finite is not followed, and counted; so is a window
+      that no particle explains, or that is not finite: the particles before it are kept.
 
     Complexity:
       That of `particle_filter` on a window, and its gradient.
@@ -115,11 +117,16 @@ def online_filter(
         gradient, found = jax.grad(loss, has_aux=True)(state.params)
         steps, moved = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, steps)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]))
+        last = found.last(before.time + length(observations))
+        alive = jnp.isfinite(found.log_evidence) & all_finite(last)
+        # A window that no particle explains says nothing: those before it go on.
+        stay = before._replace(time=last.time)
+        last = jax.tree.map(lambda a, b: jnp.where(alive, a, b), last, stay)
+        finite = all_finite(params) & alive
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         new = OnlineFilterState(
             keep(params, state.params),
-            found.last(before.time + length(observations)),
+            last,
             keep(moved, state.optimizer),
             state.skipped + ~finite,
         )

@@ -229,10 +229,15 @@ class NumPyroModel:
     def constrain(self, data: list, z: jax.Array) -> Sites:
         """Constrained values of the latent sites and of the deterministic sites at ``z``."""
         _, sites = self._trace(data, self.layout.unravel(z), None)
+        partial = bool(batches_in(self.arguments.join(data)))  # the other rows are not in memory
+
+        def whole(site: dict) -> bool:
+            return not (partial and any(f.name in self.plates for f in site["cond_indep_stack"]))
+
         return {
             name: site["value"]
             for name, site in sites.items()
-            if name in self.layout.names or site["type"] == "deterministic"
+            if name in self.layout.names or (site["type"] == "deterministic" and whole(site))
         }
 
     def unconstrain(self, data: list, values: Sites) -> jax.Array:

@@ -31,7 +31,8 @@ class Rows:
     In place of the array it goes to `vi.fit` or `vi.target`, and the model is that of an array in
     memory: a plate of N rows with ``subsample_size``, and the array indexed by the plate. Rows are
     shuffled anew in each epoch, read ahead by a thread, and scaled by N / B. What asks for all
-    rows, as the verdict does, makes a pass over them, block by block.
+    rows, as the verdict does, makes a pass over them, block by block. Deterministic sites in the
+    plate are left out of draws; ``predictive`` has them, of the rows that it is given.
 
     Args:
       array: with ``shape``, ``dtype`` and rows by an increasing integer array: `numpy.memmap`,
