@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 
-.PHONY: demo examples test test-slow lint docs gallery bench bench-gaussian bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts bench-scaling bench-million wheel wheel-lowest wheel-newest clean
+.PHONY: demo examples test test-slow lint docs gallery bench bench-gaussian bench-quick bench-optim bench-programs bench-samplers bench-gp bench-flows bench-verdicts bench-scaling bench-million bench-laws wheel wheel-lowest wheel-newest clean
 
 demo: $(VENV)/.examples ## a real posterior from real data, its verdict, pictures under out/
 	$(BIN)/python examples/eight_schools.py --out $(OUT)
@@ -37,7 +37,7 @@ docs: $(VENV)/.docs ## the documentation, under docs/_build/html
 gallery: examples ## thumbnails of the examples' pictures, for docs/gallery.md
 	$(BIN)/python docs/_ext/thumbnails.py $(OUT)
 
-bench: bench-gaussian bench-verdicts bench-scaling bench-million bench-samplers bench-flows bench-gp bench-programs bench-optim ## the whole suite: hours
+bench: bench-gaussian bench-verdicts bench-scaling bench-million bench-samplers bench-laws bench-flows bench-gp bench-programs bench-optim ## the whole suite: hours
 
 bench-gaussian: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes docs/generated and README
 	$(BIN)/python -m benchmarks.gaussian --seeds 5 --readme README.md
@@ -70,6 +70,9 @@ bench-scaling: $(VENV)/.bench ## time and memory against rows, dimensions, parti
 
 bench-million: $(VENV)/.bench ## a million rows, a thousand coefficients; 4 GB of disk; writes docs/generated
 	$(BIN)/python -m benchmarks.million
+
+bench-laws: $(VENV)/.bench ## streams that change: conformal radii, a filter that learns; writes docs/generated
+	$(BIN)/python -m benchmarks.laws
 
 bench-quick: $(VENV)/.bench ## bench-gaussian with one seed, under out/
 	$(BIN)/python -m benchmarks.gaussian --seeds 1 --out $(OUT)
