@@ -1,8 +1,9 @@
 """Where to look next: constrained Bayesian optimisation, and labels where they are needed.
 
-The first is a problem of two coordinates whose constraint is as unknown as its objective; with the
-constraint raised beyond what any point can meet, it is declared infeasible. The second asks for the
-places on a terrain that are above 670 metres, a label at a time where the process is least sure.
+The first is a problem of two coordinates whose constraint is as unknown as its objective; then the
+constraint is raised beyond what any point can meet, to see when that is declared. The second asks
+for the places on a terrain that are above 670 metres, a label at a time where the process is least
+sure.
 
     python examples/next_point.py [--out out]
 """
@@ -138,7 +139,9 @@ def main(out: pathlib.Path) -> dict:
         f"least feasible value {best:.3f}; after {FIRST} + {STEPS} points above it by "
         f"{', '.join(f'{gap:.3f}' for gap in gaps)}; at random by {np.median(guess):.3f}"
     )
-    print(f"with no feasible point: declared infeasible after {never['declared']} proposals")
+    when = never["declared"]
+    said = f"not declared in {STEPS}" if when is None else f"declared infeasible after {when}"
+    print(f"with no feasible point: {said} proposals")
     curve = {
         "asked": np.mean([a for a, _ in asked], 0),
         "random": np.mean([a for a, _ in random], 0),
