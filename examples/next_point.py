@@ -1,9 +1,8 @@
 """Where to look next: constrained Bayesian optimisation, and labels where they are needed.
 
-The first is a problem of two coordinates whose constraint is as unknown as its objective; then the
-constraint is raised beyond what any point can meet, to see when that is declared. The second asks
-for the places on a terrain that are above 670 metres, a label at a time where the process is least
-sure.
+The first is a problem of two coordinates whose constraint is as unknown as its objective; with the
+constraint raised beyond what any point can meet, it is declared infeasible. The second asks for the
+places on a terrain that are above 670 metres, a label at a time where the process is least sure.
 
     python examples/next_point.py [--out out]
 """
@@ -21,7 +20,7 @@ import gp
 
 matplotlib.use("Agg")
 BOX = np.array([[0.0, 6.0], [0.0, 6.0]])
-FIRST, STEPS = 10, 30
+FIRST, STEPS = 10, 40
 LABELS, BATCH, ROUNDS, LEVEL = 60, 10, 12, 670.0
 
 
