@@ -14,8 +14,9 @@
 ``dimensions``: what predictions lose against the exact process, in 2 to 20 dimensions.
 
 Each name adds to gp.json, from which gp.md is made. ``--peers`` adds the output of
-`benchmarks.gp_peers`. Times are those of the process, compilation included unless said, on one
-thread if the environment says so (OMP_NUM_THREADS=1).
+`benchmarks.gp_peers`: a row replaces that of the same library on the same field. Times are those of
+the process, compilation included unless said, on one thread if the environment says so
+(OMP_NUM_THREADS=1).
 """
 
 import argparse
@@ -258,8 +259,7 @@ def main():
         print(name, json.dumps(rows), flush=True)
         write(given.out, {name: rows})
     if given.peers:
-        rows = [json.loads(line) for line in given.peers.read_text().splitlines()]
-        write(given.out, {"peers": rows})
+        write(given.out, {}, [json.loads(line) for line in given.peers.read_text().splitlines()])
 
 
 if __name__ == "__main__":

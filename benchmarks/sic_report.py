@@ -85,18 +85,21 @@ def draw_steps(path, rows):
     plt.close(figure)
 
 
-def write(out, found):
+def write(out, found, peers=()):
     """Add rows to gp.json under ``out``, and make gp.md of all that is there."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "gp.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known |= found
+    which = lambda row: (row["field"], row["who"])
+    rows = {which(row): row for row in [*known.get("peers", []), *peers]}
+    known["peers"] = list(rows.values())
     path.write_text(json.dumps(known, indent=1) + "\n")
     fields = [
         row for name in ("terrain", "draw", "labels", "counts") for row in known.get(name, [])
     ]
     fields += known.get("inducing", []) + known.get("peers", [])
-    fields.sort(key=lambda row: (row["field"], row["who"]))
+    fields.sort(key=which)
     parts = [
         HEADER.format(
             machine=platform.machine(),

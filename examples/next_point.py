@@ -20,7 +20,7 @@ import gp
 
 matplotlib.use("Agg")
 BOX = np.array([[0.0, 6.0], [0.0, 6.0]])
-FIRST, STEPS = 10, 30
+FIRST, STEPS = 10, 40
 LABELS, BATCH, ROUNDS, LEVEL = 60, 10, 12, 670.0
 
 
@@ -138,7 +138,9 @@ def main(out: pathlib.Path) -> dict:
         f"least feasible value {best:.3f}; after {FIRST} + {STEPS} points above it by "
         f"{', '.join(f'{gap:.3f}' for gap in gaps)}; at random by {np.median(guess):.3f}"
     )
-    print(f"with no feasible point: declared infeasible after {never['declared']} proposals")
+    when = never["declared"]
+    said = f"not declared in {STEPS}" if when is None else f"declared infeasible after {when}"
+    print(f"with no feasible point: {said} proposals")
     curve = {
         "asked": np.mean([a for a, _ in asked], 0),
         "random": np.mean([a for a, _ in random], 0),

@@ -11,6 +11,7 @@ from gp.prior import Conditional, Prior
 from gp.sites import Sites
 
 _LEAST_RATE = 2.0**-10
+_NEAR = 1.0  # nats, within which a fall is taken for a parabola of the rate
 
 
 class Ascent(NamedTuple):
@@ -37,6 +38,7 @@ class _State(NamedTuple):
     q: Conditional
     elbo: Array
     rate: Array
+    fall: Array  # of the ELBO at a step just taken back, nats; else infinite
     steps: Array
     converged: Array
 
@@ -69,7 +71,10 @@ def ascend(
 
     The rate ρ begins at one, which for a Gaussian likelihood is exact in one step. A step after
     which the ELBO is lower, or not finite, is taken back and its rate halved; after one that was
-    not, the rate doubles up to one. Jittable; memory is two copies of sites and conditional.
+    not, the rate doubles up to one. A small fall that less than quarters as the rate is halved
+    would be one at any rate, and ends the loop: so it comes to be where precisions are held at
+    their floor, outliers' under `gp.StudentT`, since this is then no gradient. Jittable;
+    memory is two copies of sites and conditional.
 
     Args:
       prior: any back-end.
@@ -109,7 +114,9 @@ def ascend(
         )
         rate = jnp.where(good, jnp.minimum(1.0, 2 * state.rate), 0.5 * state.rate)
         small = jnp.abs(rise) < tolerance * jnp.where(good, state.rate, 1.0) + slack
-        return _State(sites, target, q, elbo, rate, state.steps + 1, small)
+        vain = ~good & (-4 * rise >= state.fall) & (state.fall < _NEAR)
+        fall = jnp.where(good, jnp.inf, -rise)
+        return _State(sites, target, q, elbo, rate, fall, state.steps + 1, small | vain)
 
     def on(state: _State) -> Array:
         return ~state.converged & (state.steps < max_steps) & (state.rate >= _LEAST_RATE)
@@ -118,6 +125,7 @@ def ascend(
     kinds = jax.eval_shape(look, sites)
     zero, _, q = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), kinds)
     none = jnp.int32(0)
-    first = _State(sites, sites, q, zero - jnp.inf, zero + 1, none, jnp.asarray(False))  # noqa: FBT003
+    never = jnp.asarray(False)  # noqa: FBT003
+    first = _State(sites, sites, q, zero - jnp.inf, zero + 1, zero + jnp.inf, none, never)
     last = jax.lax.while_loop(on, step, first)
     return Ascent(last.sites, last.elbo, last.q, last.steps, last.converged)

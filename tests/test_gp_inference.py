@@ -153,6 +153,24 @@ def test_gaussian_likelihoods_take_one_step(x64):
     np.testing.assert_allclose(evidence(model, prior, data, start).elbo, law.logpdf(F), rtol=1e-12)
 
 
+def test_an_ascent_ends_where_no_rate_raises_the_elbo(x64):
+    """Outliers' sites at the floor: from its own end, where it halved the rate eight times."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(100, 1)) * 10
+    y = np.sin(x[:, 0]) + 0.1 * rng.normal(size=100)
+    far = rng.random(100) < 0.2
+    y[far] += 5 * rng.normal(size=far.sum())
+    likelihood, data = gp.StudentT(jnp.asarray(0.05), jnp.asarray(0.5)), Data.merged(x, y)
+    prior = DensePrior(kernel(3.0, 1.0), gp.Zero(), data.x)
+    climb = quick_jit(lambda sites: ascend(prior, likelihood, data, sites))
+    found = climb(start_sites(likelihood, data))
+    again = climb(found.sites)
+    assert found.converged
+    assert again.converged
+    assert int(again.steps) <= 6
+    np.testing.assert_allclose(again.elbo, found.elbo, atol=1e-3)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_bernoulli_elbo_against_quadrature(count, x64):
     """The expected log likelihood and the divergence, of q as it was found, on a fine grid."""
