@@ -53,7 +53,7 @@ NUMBERS = [
     (TUTORIAL, "a moment moves by more than {verdict.SHIFT[1]};"),
     (TUTORIAL, "more than {verdict.MISSED[0]:percent} of the mass is at an optimum"),
     (TUTORIAL, "to mixtures of {ladder.COMPONENTS} Gaussians, then"),
-    (TUTORIAL, "spline flow, until k-hat is below {verdict.LIMIT}, importance weights move no"),
+    (TUTORIAL, "RealNVP flow, until k-hat is below {verdict.LIMIT}, importance weights move no"),
     (TUTORIAL, "importance weights move no moment by more than {ladder.MOVED} and"),
     (TUTORIAL, "a budget of {ladder.BUDGET} gradients"),
     (TUTORIAL, "as far as k-hat is below {verdict.LIMIT}"),

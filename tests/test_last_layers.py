@@ -362,6 +362,6 @@ def test_a_row_of_zeros_does_not_end_a_learning_filter():
 def test_classes_that_are_none_are_refused(labels):
     features, labels = np.ones((3, 2), np.float32), np.asarray(labels)
     with pytest.raises(ValueError, match="classes from 0 to 2"):
-        last_layers.generative(2, 3).elbo(features, labels)
+        last_layers.generative(KEY, 2, 3).elbo(features, labels)
     with pytest.raises(ValueError, match="classes from 0 to 2"):
         last_layers.kalman(2, 3).filter(features, labels, key=KEY)
