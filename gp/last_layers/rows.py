@@ -49,7 +49,7 @@ class Rows:
 
     @property
     def log_det(self) -> Float[Array, " K"]:
-        """Log |S| of each row."""
+        """Log-determinant of S of each row."""
         return 2 * jnp.sum(jnp.diagonal(self.raw, axis1=1, axis2=2), -1)
 
     def moments(self, features: Float[Array, "B D"]) -> tuple[Array, Array]:
