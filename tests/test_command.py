@@ -105,3 +105,11 @@ def test_what_is_wrong_is_said(folder, capsys, model, data, more, says):
     message = capsys.readouterr().err
     assert re.search(says, message), message
     assert not (folder / "none").exists()
+
+
+def test_mappings_add_up():
+    """Given one after another, or each by itself."""
+    from vi.__main__ import parser
+
+    said = parser().parse_args(["fit", "m.py:f", "d.csv", "--map", "X=a,b", "--map", "y=c", "z=d"])
+    assert said.columns == ["X=a,b", "y=c", "z=d"]

@@ -133,6 +133,15 @@ def test_a_checkpoint_knows_rows_beyond_the_first(stored, tmp_path):
         vi.fit(model, vi.Rows(other), vi.Rows(T), checkpoint=path, **how)
 
 
+def test_arrays_in_memory_beside_rows():
+    """NumPy's too: their rows are those of the minibatch."""
+    mixed = vi.target(model, vi.Rows(X), T, batch_size=B)
+    z = np.zeros((2, D), np.float32)
+    np.testing.assert_allclose(
+        mixed.log_densities(z), vi.target(model, X, T).log_densities(z), rtol=1e-5
+    )
+
+
 def test_deterministic_sites_of_rows_are_left_out():
     def told(x, batch_size):
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -160,7 +169,12 @@ def local(x, batch_size):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: vi.target(model, vi.Rows(X), vi.Rows(T)), "one plate of the 503 rows"),
+        (lambda: vi.target(model, vi.Rows(X), vi.Rows(T)), "draws all rows. Pass the model"),
+        (
+            lambda: vi.target(model, vi.Rows(X), vi.Rows(T), batch_size=1000),
+            "draws (1000|all) rows. Pass",
+        ),
+        (lambda: vi.Rows(X)[:3], "in memory"),
         (lambda: vi.target(model, vi.Rows(X), vi.Rows(T[1:]), batch_size=9), "one number of rows"),
         (lambda: vi.target(no_plate, vi.Rows(X)), "vi.target"),
         (lambda: vi.target(local, vi.Rows(X), batch_size=9), "outside the plate of vi.Rows"),

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("data", help="a CSV file with a header, or a NumPy .npz file")
     fit.add_argument("--out", default="out", help="folder for the results (default: out)")
     fit.add_argument(
-        "--map", nargs="+", default=[], metavar="ARG=COL[,COL]", dest="columns",
+        "--map", nargs="+", action="extend", default=[], metavar="ARG=COL[,COL]", dest="columns",
         help="columns for an argument of the model, one: a vector, more: a matrix; by default "
         "the column of the argument's name",
     )  # fmt: skip

@@ -23,6 +23,8 @@ def load(where: str) -> Callable:
       ValueError: if there is no such file or no such function.
     """
     path, _, name = where.rpartition(":")
+    if not path and pathlib.Path(where).is_file():
+        raise ValueError(f"{where}: expected the name of a function in it, {where}:FUNCTION.")
     if not path or not pathlib.Path(path).is_file():
         raise ValueError(f"{where}: expected FILE.py:FUNCTION with a file that exists.")
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)

@@ -69,6 +69,13 @@ class Rows:
         """N."""
         return self.shape[0]
 
+    def __getitem__(self, rows: Any) -> Any:
+        """An error: only fits read rows."""
+        raise TypeError(
+            "vi.Rows: expected vi.fit or vi.target, which read rows; elsewhere, as in predictive, "
+            "give some of them in memory: the array itself, array[:1000]."
+        )
+
     def read(self, rows: Int[np.ndarray, " B"]) -> np.ndarray:
         """The rows at any indices, in their order; read in increasing order."""
         order = np.argsort(rows, kind="stable")

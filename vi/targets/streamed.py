@@ -1,6 +1,7 @@
 """A target whose rows are read a minibatch at a time."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -268,18 +269,33 @@ def _batch_size(model: Callable, args: tuple, kwargs: dict) -> int:
     from numpyro.handlers import seed, trace
 
     number, given = len(sources_in((args, kwargs))[0]), (args, kwargs)
-    args, kwargs = jax.tree.map(lambda x: _Probe(x) if isinstance(x, Rows) else x, (args, kwargs))
+
+    def probe(x: Any) -> Any:
+        if isinstance(x, Rows):
+            return _Probe(x)
+        return jnp.asarray(x) if isinstance(x, np.ndarray) and is_data(x) else x
+
+    args, kwargs = jax.tree.map(probe, (args, kwargs))
     plates: dict[str, tuple[int, int | None]] = {}
 
     def run() -> None:
-        sites = trace(seed(model, jax.random.key(0))).get_trace(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="subsample_size does not match")
+            sites = trace(seed(model, jax.random.key(0))).get_trace(*args, **kwargs)
         plates.update({n: site["args"] for n, site in sites.items() if site["type"] == "plate"})
 
     with blame_model("vi.target", *given):
         jax.eval_shape(run)
     sizes = {batch for size, batch in plates.values() if size == number}
     wanted = [size for size in sizes if size is not None and size < number]
-    if len(sizes) != 1 or not wanted:
+    if len(sizes) == 1 and not wanted:
+        drawn = sizes.pop()
+        said = "all rows" if drawn is None else f"{drawn} rows"
+        raise TargetError(
+            f"vi.target: expected a plate that draws fewer than the {number} rows of vi.Rows; it "
+            f"draws {said}. Pass the model's number of rows a step, as in batch_size=100."
+        )
+    if len(sizes) != 1:
         raise TargetError(
             f"vi.target: expected a model with one plate of the {number} rows of vi.Rows that "
             f"draws fewer of them, numpyro.plate('rows', {number}, subsample_size=100) as rows, "
