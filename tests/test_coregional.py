@@ -96,10 +96,10 @@ def test_minibatches_through_latent_inputs(separate, x64):
         method="inducing",
         method_options={"inducing": latent},
         minibatches=30,
-        num_steps=800,
+        num_steps=3000,
     )
     exact = fit(kernel, method="dense", num_steps=60)
-    assert found.elbo > exact.elbo - 15
+    assert found.elbo > exact.elbo - 12
     assert np.asarray(found.prior.z.z).shape == latent.z.shape
 
 
