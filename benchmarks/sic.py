@@ -52,6 +52,20 @@ def cpu():
     return time.process_time()
 
 
+def row_of(name, who, posterior, x_new, y_new, times):
+    """A row of the table; times are those of the start, of the end of the fit, of predictions."""
+    start, fitted, predicted = times
+    return {
+        "field": name,
+        "who": who,
+        "fit": fitted - start,
+        "predict": predicted - fitted,
+        "nlpd": -float(posterior.log_predictive_density(x_new, y_new).mean()),
+        "steps": posterior.cost["steps"],
+        "grade": posterior.verdict.grade,
+    }
+
+
 def field(name):
     """Fit and predict, with compilation, and where that is quick once more without."""
     x, y, x_new, y_new = FIELDS[name]()
@@ -62,15 +76,8 @@ def field(name):
         fitted = cpu()
         posterior.predict(x_new)
         predicted = cpu()
-        row = {
-            "field": name,
-            "who": f"kullback, {run}",
-            "fit": fitted - start,
-            "predict": predicted - fitted,
-            "nlpd": -float(posterior.log_predictive_density(x_new, y_new).mean()),
-            "steps": posterior.cost["steps"],
-            "grade": posterior.verdict.grade,
-        }
+        times = start, fitted, predicted
+        row = row_of(name, f"kullback, {run}", posterior, x_new, y_new, times)
         if name not in FITTED:
             local = posterior.log_predictive_density(x_new, y_new, method="local")
             row["local"] = -float(local.mean())
@@ -101,15 +108,8 @@ def inducing(names=("terrain", "draw", "labels", "counts"), count=256, steps=500
         fitted = cpu()
         posterior.predict(x_new)
         predicted = cpu()
-        row = {
-            "field": name,
-            "who": f"kullback, inducing, M = {count}",
-            "fit": fitted - start,
-            "predict": predicted - fitted,
-            "nlpd": -float(posterior.log_predictive_density(x_new, y_new).mean()),
-            "steps": posterior.cost["steps"],
-            "grade": posterior.verdict.grade,
-        }
+        who, times = f"kullback, inducing, M = {count}", (start, fitted, predicted)
+        row = row_of(name, who, posterior, x_new, y_new, times)
         rows.append(row)
         print(json.dumps(row), posterior.verdict, flush=True)
     return rows

@@ -18,7 +18,13 @@ _MOMENT_DRAWS = 1024
 
 
 class Evaluation(NamedTuple):
-    """What orbits from q0 say of a MixFlow."""
+    """What orbits from draws of q_0 say of a MixFlow, one number an orbit.
+
+    Attributes:
+      elbo: unbiased estimates of the ELBO, shape ``(S,)``, nats; their mean estimates it.
+      inversion_error: the largest coordinate of x - T^-(N-1) T^(N-1) x, shape ``(S,)``, in standard
+        deviations of the noise: how much rounding has grown on the longest way there and back.
+    """
 
     elbo: Float[Array, " S"]  # unbiased estimates, nats, one an orbit
     inversion_error: Float[Array, " S"]  # of the longest way there and back, largest coordinate

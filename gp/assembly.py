@@ -28,13 +28,27 @@ _MOST = 1000  # rows of a matrix that is looked at to explain why it is not posi
 
 @quick_jit
 def condition(prior: Any, sites: Sites) -> Conditional:
-    """The prior conditioned on sites."""
+    """The prior conditioned on sites, compiled once for a back-end and shapes.
+
+    Args:
+      prior: a back-end, such as `gp.dense.DensePrior`.
+      sites: Gaussian factors, one for each datum and latent function.
+
+    Returns:
+      Marginal means and variances at the data, KL(q ‖ p) in nats, and what predictions need.
+    """
     return prior.condition(sites)
 
 
 @quick_jit
 def bound(likelihood: Any, data: Data, q: Conditional) -> Array:
-    """The ELBO, nats."""
+    r"""The ELBO :math:`\sum_i E_q[\log p(y_i | f_i)] - KL(q \| p)`, shape ``()``, nats.
+
+    Args:
+      likelihood: of the targets given latent values.
+      data: the targets.
+      q: the posterior of `condition`.
+    """
     return jnp.sum(expectations(likelihood, q.mean, q.variance, data).value) - q.kl
 
 
@@ -129,7 +143,16 @@ def _fresh(key: Array) -> Array:
 
 
 def explain(model: Model, data: Data, owner: str) -> str:
-    """Why the ELBO is not finite at a model."""
+    """Why the ELBO is not finite at a model, as the text of an error.
+
+    Args:
+      model: whose kernel is looked at, at the first inputs.
+      data: the data.
+      owner: whom the text begins with.
+
+    Returns:
+      The inputs between which the kernel is not finite, or not positive definite, if it is that.
+    """
     kernel = _first_kernel(model)
     x = data.x[:_MOST]
     matrix = np.asarray(kernel(x, x), float)

@@ -17,7 +17,13 @@ from vi.random import fast_key
 
 
 class DenseFactor(NamedTuple):
-    """What predictions are made from."""
+    """What predictions of the dense process are made from; S² is the diagonal of precisions λ₂.
+
+    Attributes:
+      tril: Cholesky factor of B = I + S K S, shape ``(N, N)``.
+      root: the diagonal of S, shape ``(N,)``.
+      weights: K⁻¹ (m - μ), shape ``(N,)``: means elsewhere are μ plus covariances times these.
+    """
 
     tril: Array  # of B = I + S K S, with S² the sites' precisions
     root: Array  # the diagonal of S

@@ -26,7 +26,12 @@ class Evidence(NamedTuple):
 
 
 def exact_sites(likelihood: Any, data: Data) -> Sites:
-    """The sites of a Gaussian likelihood."""
+    """The sites of a likelihood that is Gaussian in f: its own factors, exact without a search.
+
+    Args:
+      likelihood: with `sites`, from targets to their λ₁ and λ₂.
+      data: the targets; those of merged inputs are summed.
+    """
     return Sites(*map(data.collect, likelihood.sites(data.y)))
 
 

@@ -225,14 +225,31 @@ def _check_starts(count: int, minibatches: Any, names: list[str]) -> None:
 
 
 def trained(model: Model, fixed: Sequence[str]) -> list[str]:
-    """Names of the hyperparameters to train."""
+    """Names of the hyperparameters to train: all that are not fixed.
+
+    Args:
+      model: the model.
+      fixed: full names, or ends of names that only one, or all, of its hyperparameters have.
+
+    Raises:
+      ValueError: if a name is that of none.
+    """
     every = parameters(model)
     kept = {name for wanted in fixed for name in matching(every, wanted, "gp.fit(fixed=...)")}
     return [name for name in every if name not in kept]
 
 
 def full_names(model: Model, priors: dict[str, Any]) -> dict[str, Any]:
-    """Priors by full name."""
+    """Priors by the full names of the hyperparameters that they are for.
+
+    Args:
+      model: the model.
+      priors: distributions with ``log_prob``, by names or ends of names.
+
+    Raises:
+      TypeError: if one is no distribution.
+      ValueError: if a name is that of no hyperparameter.
+    """
     found = {}
     for wanted, prior in priors.items():
         if not hasattr(prior, "log_prob"):

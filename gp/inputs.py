@@ -9,7 +9,7 @@ Missing = Literal["raise", "ignore"]
 
 
 def host_dtype() -> np.dtype:
-    """The precision that JAX computes in."""
+    """The floating-point type that JAX computes in: float64 where it is enabled, else float32."""
     return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
 
 

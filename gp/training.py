@@ -172,7 +172,13 @@ def _compiled(key: Any, optimizer: Any) -> tuple[Callable, Callable]:
 
 
 def loss_of(values: Values, sites: Sites, fixed: tuple) -> Array:
-    """What is minimised, in nats."""
+    """What is minimised: minus the sum of ELBO and log prior, shape ``()``, nats.
+
+    Args:
+      values: unconstrained hyperparameters, by name.
+      sites: from which the search for the posterior begins.
+      fixed: model, prior, data, and priors by name.
+    """
     model, prior, data, priors = fixed
     new = constrained(model, values)
     found = evidence(new, prior, data, sites, tolerance=_INNER)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from vi import Gaussian, Posterior, Target
 from vi.families.scale import DenseScale, DiagonalScale
 from vi.module import module
+from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.targets.wrapped import Wrapped
 
 MAX_DENSE = 500  # coordinates up to which draws give a whole covariance
@@ -82,3 +83,25 @@ def _moments(draws: np.ndarray, dtype: str) -> Gaussian:
     correlation = share * (x.T @ x) / len(x) + (1 - share) * np.eye(dim)
     tril = sd[:, None] * np.linalg.cholesky(correlation)
     return Gaussian(jnp.asarray(loc, dtype), DenseScale.of(jnp.asarray(tril, dtype)))
+
+
+def fingerprint(target: NoiseTarget, algorithm: Any, key: Array) -> dict[str, Any]:
+    """What every run of an algorithm in these coordinates must agree on to be continued; JSON.
+
+    Args:
+      target: in the noise of an approximation.
+      algorithm: a value of `samplers.algorithms`.
+      key: that of the run.
+
+    Returns:
+      Sites, digests of data, model and approximation, the algorithm and the key.
+    """
+    layout = target.layout
+    return {
+        "algorithm": repr(algorithm),
+        "sites": [list(layout.names), list(map(list, layout.shapes))],
+        "data": data_digest(target.base),
+        "model": model_digest(target.base),
+        "start": tree_digest(target.q),
+        "key": key_words(key),
+    }

@@ -164,7 +164,7 @@ def _check(
             raise ValueError(
                 f"samplers.mcmc: expected {name} >= {least}; got {value!r}. Give a whole number."
             )
-    if not (isinstance(target_acceptance, float) and 0 < target_acceptance < 1):
+    if not (isinstance(target_acceptance, float | np.floating) and 0 < target_acceptance < 1):
         raise ValueError(
             "samplers.mcmc: expected target_acceptance between 0 and 1; got "
             f"{target_acceptance}. Usual are 0.8 to 0.99."

@@ -10,11 +10,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import Algorithm
-from samplers.coordinates import NoiseTarget
+from samplers.coordinates import NoiseTarget, fingerprint
 from samplers.kept import Transition
 from samplers.transitions import Tuning, states_at, transitions, tuned
 from vi.errors import NonFiniteTargetError
-from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator, host_words
 from vi.status import Status
 from vi.targets.mesh import on_host, plain
@@ -144,14 +143,8 @@ class McmcRun:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree on."""
-        layout = self.target.layout
         return {
             "kind": "mcmc",
-            "algorithm": repr(self.algorithm),
-            "sites": [list(layout.names), list(map(list, layout.shapes))],
-            "data": data_digest(self.target.base),
-            "model": model_digest(self.target.base),
-            "start": tree_digest(self.target.q),
-            "key": key_words(self.key),
+            **fingerprint(self.target, self.algorithm, self.key),
             "plan": [self.num_samples, self.num_chains, self.num_warmup, float(self.acceptance)],
         }

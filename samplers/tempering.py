@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from samplers.algorithms import Algorithm
-from samplers.coordinates import NoiseTarget
+from samplers.coordinates import NoiseTarget, fingerprint
 from vi.compile import quick_jit
 from vi.errors import NonFiniteTargetError
-from vi.provenance import data_digest, key_words, model_digest, tree_digest
 from vi.random import host_generator, host_words
 from vi.status import Status
 
@@ -219,14 +218,8 @@ class TemperingRun:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree on."""
-        layout = self.target.layout
         return {
             "kind": "smc",
-            "algorithm": repr(self.algorithm),
-            "sites": [list(layout.names), list(map(list, layout.shapes))],
-            "data": data_digest(self.target.base),
-            "model": model_digest(self.target.base),
-            "start": tree_digest(self.target.q),
-            "key": key_words(self.key),
+            **fingerprint(self.target, self.algorithm, self.key),
             "plan": [*self.shape, self.num_moves, float(self.scale), float(self.effective)],
         }

@@ -346,3 +346,12 @@ def test_a_point_estimate_is_that_of_the_models_own_sites():
 
     posterior = vi.fit(model, key=jax.random.key(0), family="delta")
     assert np.isclose(posterior.sample(jax.random.key(1), 1)["x"][0], 1.0, atol=1e-3)
+
+
+def test_numbers_of_any_kind_are_numbers():
+    """Scalars of NumPy and JAX are; truth values, vectors and NaN are not."""
+    for rate in (0.1, np.float32(0.1), np.array(0.1), jnp.array(0.1)):
+        FitOptions(learning_rate=rate).check()
+    for rate in (True, np.array([0.1]), np.nan, "0.1"):
+        with pytest.raises(ValueError, match="a finite learning_rate > 0"):
+            FitOptions(learning_rate=rate).check()

@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import Array
@@ -137,12 +138,16 @@ class FitOptions:
         """The options that differ from their defaults."""
         fields = dataclasses.fields(self)
         return {
-            f.name: value for f in fields if (value := getattr(self, f.name)) not in (None, "warn")
+            f.name: value
+            for f in fields
+            if (value := getattr(self, f.name)) is not None and value is not f.default
         }
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool)
+    scalar = isinstance(value, np.ndarray | jax.Array) and value.shape == ()
+    number = isinstance(value, numbers.Real | np.number) or (scalar and value.dtype.kind in "iuf")
+    return number and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:

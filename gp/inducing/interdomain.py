@@ -41,5 +41,11 @@ def covariance_of(kernel: Any, z: Any) -> Float[Array, "M M"]:
 
 
 def cross_of(kernel: Any, z: Any, x: Float[Array, "B D"]) -> Float[Array, "M B"]:
-    """Their covariances with the function."""
+    """Covariances of the inducing variables with the function at x, shape ``(M, B)``.
+
+    Args:
+      kernel: the kernel.
+      z: inducing inputs, ``(M, D)``, or `gp.inducing.Features`.
+      x: inputs.
+    """
     return z.cross(kernel, x) if isinstance(z, Features) else kernel(z, x)

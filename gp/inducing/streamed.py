@@ -68,7 +68,7 @@ class StreamedPrior:
 
 
 def divergence(q: Whitened, b: Whitened) -> Float[Array, ""]:
-    """KL(q ‖ b), nats."""
+    """KL(q ‖ b) of two Gaussians of the whitened inducing variables, shape ``()``, nats; O(M³)."""
     tril = solve_triangular(b.inverse, jnp.eye(len(b.mean), dtype=b.mean.dtype), lower=True)
     spread, move = q.inverse @ tril, tril.T @ (q.mean - b.mean)
     square = jnp.sum(spread**2) + jnp.sum(move**2) - len(q.mean)

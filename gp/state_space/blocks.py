@@ -70,7 +70,7 @@ def multiply(a: Float[Array, "*T i j B"], b: Float[Array, "*T j k B"]) -> Float[
 
 
 def transposed(a: Float[Array, "*T i j B"]) -> Float[Array, "*T j i B"]:
-    """Transposes of small matrices."""
+    """Transposes of small matrices whose last axis is a batch, here and below in this file."""
     return jnp.swapaxes(a, -2, -3)
 
 

@@ -73,7 +73,15 @@ def environment(
 def value_moments(
     factors: list[tuple[Array, Array]], core: Core | None
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """E[f] and E[f²] at each entry."""
+    """E[f] and E[f²] at each entry, under independent factors.
+
+    Args:
+      factors: for each mode means and variances of its components at the entries, ``(N, R)``.
+      core: the posterior of the core, None for CP.
+
+    Returns:
+      Two arrays of shape ``(N,)``.
+    """
     mean, second = environment(0, factors, core)
     own = second_moments(*factors[0])
     return jnp.sum(mean * factors[0][0], 1), jnp.sum(second * own, (1, 2))

@@ -111,7 +111,7 @@ def update_noise(problem: Problem, state: State) -> State:
 
 
 def squared_error(problem: Problem, state: State) -> Float[Array, ""]:
-    """The expected sum of squared errors."""
+    """The expected sum of squared errors, Σ E[(y_n - f_n)²] over all entries, shape ``()``."""
     mean, second = value_moments(at_entries(problem, state), state.core)
     return jnp.sum(problem.y**2 - 2 * problem.y * mean + second)
 

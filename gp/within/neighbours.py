@@ -18,7 +18,7 @@ def _metric(kernel: Any, x: Any) -> Any:
 
 
 def points_of(kernel: Any, x: Any) -> np.ndarray:
-    """Inputs in the kernel's metric."""
+    """Inputs divided by the kernel's length scales, so that distances are those of its metric."""
     return np.asarray(_metric(kernel, jnp.asarray(x)), float)
 
 
