@@ -162,7 +162,8 @@ class _Ladder:
         start = self.best.q if bent else self.gaussian
         left = self.budget - self.spent
         draws = self.options.num_draws or FEWEST_DRAWS
-        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients(draws))
+        judged = draws * (1 + len(self.modes))  # its own, and as many at each other mode
+        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients(judged))
         if count < FEWEST_MAPS:
             self.why = self._beyond()
             return
