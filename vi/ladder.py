@@ -122,7 +122,9 @@ class _Ladder:
                 continue
             start = _grow(q, found, count)
             run = MixtureSolver(self.target, jax.random.fold_in(_typed(self.key), count), start)
-            if self.spent + run.cost() > self.budget * (1 if self.modes else MIXTURES):
+            spent = self.spent + run.cost()
+            most = self.budget * (1 if self.modes else MIXTURES)
+            if spent + most_gradients(spent) > most:
                 return
             before = self.best.elbo
             tried = self._mixed(run)
