@@ -60,10 +60,10 @@ def can_cut(q: Any, target: Target) -> bool:
 def find_cut(key: Array, found: Diagnostics, q: Any, target: Target, chains: int) -> Cut:
     r"""Move draws of q by a few trajectories of Hamiltonian Monte Carlo, and see where they end.
 
-    A flow or a mixture trained by reverse KL may end at a wall: it is the posterior up to there, and nearly
-    zero beyond, where the posterior goes on. Then the weights of its draws are equal, and k-hat,
-    the evidence and the moments they give are those of what is kept. But moves that keep the
-    posterior's density cross the wall. Those draws are moved that are likely to be near an
+    A flow or a mixture trained by reverse KL may end at a wall: it is the posterior up to there,
+    and nearly zero beyond, where the posterior goes on. Then the weights of its draws are equal,
+    and k-hat, the evidence and the moments they give are those of what is kept. But moves that
+    keep the posterior's density cross the wall. Those draws are moved that are likely to be near an
     edge: out of eight times as many those where the posterior's density is lowest, and those that
     are farthest out by the covariance of all. What is counted is ends z' with
 
@@ -126,9 +126,7 @@ def _whitening(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(0), sd[:, None] * np.linalg.cholesky(correlation)
 
 
-def _outermost(
-    found: Diagnostics, around: tuple[np.ndarray, np.ndarray], pool: int
-) -> np.ndarray:
+def _outermost(found: Diagnostics, around: tuple[np.ndarray, np.ndarray], pool: int) -> np.ndarray:
     """Draws by how near an edge they are: by their density and by their distance, in turns."""
     x = np.linalg.solve(around[1], (found.draws[:pool] - around[0]).T)
     orders = np.argsort(found.log_p[:pool]), np.argsort(-np.sum(x**2, axis=0))
