@@ -124,7 +124,7 @@ class _Ladder:
             run = MixtureSolver(self.target, jax.random.fold_in(_typed(self.key), count), start)
             spent = self.spent + run.cost()
             most = self.budget * (1 if self.modes else MIXTURES)
-            if spent + most_gradients(spent) > most:
+            if spent > most or spent + most_gradients(spent) > self.budget:
                 return
             before = self.best.elbo
             tried = self._mixed(run)

@@ -19,7 +19,7 @@ _LEAPFROGS, _ROUNDS = 16, 4  # steps of a trajectory, and trajectories of a chai
 _STEPS = 0.01, 0.5  # of which a step size is drawn, log-uniformly, in standard deviations
 _POOL = 8  # draws for each chain, out of which it starts from one near an edge
 _OUTSIDE = 3.0  # nats by which the posterior's density must be above that of q
-_FEWEST, _SHARE = 5, 0.002  # chains outside, and of the pool, for it not to be chance
+_FEWEST, _SHARE = 3, 0.001  # chains outside, and of the pool, for it not to be chance
 _CHAINS = 256, 512
 _WIDER = 1.5  # variance of the Gaussian around the ends outside, relative to theirs
 _PER_CHAIN = _LEAPFROGS * _ROUNDS + 1  # gradients
@@ -70,7 +70,7 @@ def find_cut(key: Array, found: Diagnostics, q: Any, target: Target, chains: int
     .. math:: \log p(z') - \log q(z') - \log\hat Z > 3,
 
     a density more than 20 times that of q; where q is right the posterior has next to no mass
-    there. Fewer than five, or than 0.2 % of the draws chosen from, are taken for chance. If there
+    there. Fewer than three, or than 0.1 % of the draws chosen from, are taken for chance. If there
     are more, draws of q and of a Gaussian around such ends are weighed together,
     :math:`w = p / \tfrac12 (q + g)`, for the mass beyond and what it does to the moments.
 
