@@ -56,6 +56,7 @@ bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them
 	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
 	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
 	  --peers $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.svgp
 	$(BIN)/python -m benchmarks.which_gp
 	$(BIN)/python -m benchmarks.tensor
 
