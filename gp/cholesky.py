@@ -1,4 +1,4 @@
-"""Cholesky factors: in batches without a deadlock, and of matrices that rounding made indefinite."""
+"""Cholesky factors: in batches that cannot wait for each other, and with the jitter they need."""
 
 import jax
 import jax.numpy as jnp
