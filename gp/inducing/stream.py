@@ -31,7 +31,13 @@ from vi.random import fast_key
 
 
 class Memory(NamedTuple):
-    """Data that are kept, with the sites that they have now."""
+    """Data that are kept, with the sites that they have now.
+
+    Attributes:
+      x: inputs.
+      y: targets.
+      sites: of the data, one for each.
+    """
 
     x: Float[Array, "K D"]
     y: Float[Array, " K"]

@@ -33,12 +33,18 @@ class Target:
 
     A pytree: the data are leaves, so a jitted function of a target does not compile again for
     new data of the same shapes. Methods take one point; use `jax.vmap` for many.
+
+    Attributes:
+      data: arrays of the model or of the log density: the leaves.
+      structure: how they are used, the same for all data of these shapes.
+      bound: positional arguments and names that `functools.partial` has fixed.
+      points_over: devices that share the points of many, if any.
     """
 
     data: list
     structure: Any = static()
-    bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))  # by functools.partial
-    points_over: Mesh | None = static(default=None)  # devices that share the points of many
+    bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))
+    points_over: Mesh | None = static(default=None)
 
     @property
     def layout(self) -> Layout:
