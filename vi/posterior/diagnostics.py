@@ -186,6 +186,18 @@ def log_prob(q: Any, z: Array) -> Array:
     return q.log_prob(z)
 
 
+@quick_jit
+def _weighing_log_prob(key: Array, q: Any, z: Array) -> Array:
+    """What stands for log q in weights of draws of another family."""
+    given = getattr(q, "augmented_log_prob", None)
+    return q.log_prob(z) if given is None else given(fast_key(key), z)
+
+
+def from_each(found: Diagnostics) -> int:
+    """Draws of each optimum by which `missed_mass` weighs them against each other."""
+    return min(len(found.draws), _FROM_EACH)
+
+
 def missed_mass(
     key: Array, found: Diagnostics, q: Any, others: list[Any], target: Target
 ) -> np.ndarray:
@@ -194,7 +206,8 @@ def missed_mass(
     Draws of q and of the K others are weighed against the equal mixture of all,
     :math:`w = p / \tfrac{1}{K+1} (q + \sum_k q_k)`. What counts as missed is the weight of those
     at which q is less than at any draw of its own, given to the optimum that is densest there.
-    Zero where an optimum overlaps with q: k-hat then sees what q misses.
+    Zero where an optimum overlaps with q: k-hat then sees what q misses. For a MixFlow all this is
+    done in its augmented space, a draw of another family having a momentum and a phase of its own.
 
     Args:
       key: a key; use one that the fit has not used.
@@ -209,14 +222,13 @@ def missed_mass(
     Complexity:
       2048 K log densities.
     """
-    size = min(len(found.draws), _FROM_EACH)
+    size = from_each(found)
     seen = [weighed_draws(key, other, target, k, size) for k, other in enumerate(others)]
     draws = [found.draws[:size], *(z for z, _, _ in seen)]
     log_p = np.concatenate([found.log_p[:size], *(p for _, p, _ in seen)]).astype(float)
-    log_q, *each = (
-        np.concatenate([log_prob(family, z) for z in draws]).astype(float)
-        for family in (q, *others)
-    )
+    there = [_weighing_log_prob(key, q, z) for z in draws[1:]]
+    log_q = np.concatenate([found.log_q[:size], *there]).astype(float)
+    each = [np.concatenate([log_prob(other, z) for z in draws]).astype(float) for other in others]
     each = np.stack(each)
     ratios = log_p - np.logaddexp(log_q, np.logaddexp.reduce(each, axis=0))
     ratios = np.where(np.isfinite(ratios), ratios, -np.inf)
