@@ -38,7 +38,7 @@ def planar(
       The flow, to be fitted by ``vi.fit(model, family=...)``.
 
     Complexity:
-      O(D) a draw and layer; the inverse is by bisection.
+      O(D) a draw and layer; the inverse looks for a root in one dimension.
 
     Reference: Rezende and Mohamed (2015), "Variational inference with normalizing flows".
     """
@@ -70,7 +70,7 @@ def radial(
       The flow, to be fitted by ``vi.fit(model, family=...)``.
 
     Complexity:
-      O(D) a draw and layer; the inverse is by bisection.
+      O(D) a draw and layer, in both directions.
 
     Reference: Rezende and Mohamed (2015), "Variational inference with normalizing flows".
     """
