@@ -98,13 +98,18 @@ def check_call(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        name = getattr(model, "__name__", type(model).__name__)
+        inner = getattr(model, "func", model)  # of a functools.partial
+        name = getattr(inner, "__name__", type(inner).__name__)
         strange = [given for given in kwargs if given not in signature.parameters]
         close = [c for s in strange for c in difflib.get_close_matches(s, options, 1)]
         meant = f" Did you mean {', '.join(close)}?" if close else ""
+        others = (
+            f" Arguments that are not options of {owner} are passed on to the model: check their "
+            "names and number."
+        )
         raise TypeError(
-            f"{owner}: expected arguments of {name}{signature}; {error}. Arguments that are not "
-            f"options of {owner} are passed on to the model: check their names and number.{meant}"
+            f"{owner}: expected arguments of {name}{signature}; {error}."
+            f"{others if options else ''}{meant}"
         ) from None
 
 
