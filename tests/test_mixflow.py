@@ -223,6 +223,15 @@ def test_chaotic_maps_are_refused_in_32_bits(num_maps, kept):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("num_maps", "kept"), [(128, 16), (16, 16)])
+def test_where_no_map_can_be_inverted_fewer_are_tried_in_64_bits(num_maps, kept, x64):
+    family = flows.mixflow(num_maps, num_orbits=32, step_sizes=(0.1,), num_leapfrogs=(16,))
+    found = vi.fit(vi.target(banana, jnp.zeros(DIM)), key=KEY, family=family, num_draws=512)
+    assert found.q.num_maps == kept
+    assert ("in a row were worse, or could not" in found.verdict.text) == (num_maps > kept)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "usable"), [(0.95, True), (0.5, False)])
 def test_maps_that_fail_in_the_neck_of_a_funnel_are_not_used(share, usable, x64, monkeypatch):
     """The twin asks for half of the orbits: its ELBO falls below that of the Gaussian."""
