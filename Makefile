@@ -50,6 +50,8 @@ bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and
 
 bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
 	$(BIN)/python -m benchmarks.flows
+	$(BIN)/python -m benchmarks.flow_step
+	$(BIN)/python -m benchmarks.reliability
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
