@@ -50,6 +50,8 @@ bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and
 
 bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
 	$(BIN)/python -m benchmarks.flows
+	$(BIN)/python -m benchmarks.flow_step
+	$(BIN)/python -m benchmarks.reliability
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
@@ -73,7 +75,7 @@ bench-scaling: $(VENV)/.bench ## time and memory against rows, dimensions, parti
 bench-million: $(VENV)/.bench ## a million rows, a thousand coefficients; 4 GB of disk; writes docs/generated
 	$(BIN)/python -m benchmarks.million
 
-bench-laws: $(VENV)/.bench ## streams that change: conformal radii, a filter that learns; writes docs/generated
+bench-laws: $(VENV)/.bench ## a mixture in 64 dimensions, conformal radii, a filter that learns; writes docs/generated
 	$(BIN)/python -m benchmarks.laws
 
 bench-quick: $(VENV)/.bench ## bench-gaussian with one seed, under out/

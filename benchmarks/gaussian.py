@@ -126,7 +126,7 @@ def judge(name: str, sampler, draws: int = DRAWS) -> dict:
     log_p, sites = jax.jit(evaluate)(values)
     ratios = np.asarray(log_p, float) - np.asarray(log_q, float)
     known = reference(name)
-    x = np.stack([_column(sites, scalar) for scalar in known.names], 1)
+    x = np.stack([column(sites, scalar) for scalar in known.names], 1)
     log_weights, khat = arviz.psislw(ratios.copy())
     plain = _errors(x, np.full(draws, 1 / draws), known)
     weighted = _errors(x, np.exp(log_weights), known)
@@ -154,7 +154,7 @@ def _errors(x, weights, known):
     )
 
 
-def _column(sites, scalar):
+def column(sites, scalar):
     """Draws of a scalar by Stan's name, as in ``theta[1]``."""
     import numpy as np
 

@@ -21,24 +21,43 @@ _TO_BLAME = 2048  # draws, to tell which coordinate is
 
 
 class Diagnostics(NamedTuple):
-    """Fresh draws from q, weighed against the target."""
+    """Fresh draws from q, weighed against the target.
 
-    draws: np.ndarray  # of the first batch, unconstrained, shape (S, D)
-    log_p: np.ndarray  # there
+    Attributes:
+      draws: of the first batch, unconstrained, shape ``(S, D)``.
+      log_p: log density of the target at these, shape ``(S,)``.
+      log_q: log density of q at these, shape ``(S,)``.
+      elbo: the mean of log p - log q, nats; this and all that follows from all batches.
+      elbo_sem: its standard error.
+      khat: shape of the generalised Pareto distribution that the largest importance weights follow.
+      khat_sem: its standard error.
+      efficiency: effective sample size of the weights, per draw.
+      log_evidence: by importance sampling, nats.
+      bad: share of draws at which the target's log density is not finite.
+      num_draws: of all batches.
+      mean_shift: largest move of a coordinate's mean by the weights, in standard deviations of q.
+      sd_shift: the same of its standard deviation, relative.
+      missed: share of the mass found that lies where q has none.
+      cut: share of the mass beyond the draws of a flow; see `vi.posterior.cut`.
+      cut_shift: the move that it makes in any mean or standard deviation.
+    """
+
+    draws: np.ndarray
+    log_p: np.ndarray
     log_q: np.ndarray
-    elbo: float  # this and all that follows from all batches
+    elbo: float
     elbo_sem: float
     khat: float
     khat_sem: float
-    efficiency: float  # effective sample size of the weights, per draw
+    efficiency: float
     log_evidence: float
-    bad: float  # share of draws at which the target's log density is not finite
+    bad: float
     num_draws: int
-    mean_shift: float = 0.0  # of any coordinate by the weights, in standard deviations of q
-    sd_shift: float = 0.0  # the same of its standard deviation, relative
-    missed: float = 0.0  # share of the mass found that lies where q has none
-    cut: float = 0.0  # share of the mass beyond the draws of a flow; see `vi.posterior.cut`
-    cut_shift: float = 0.0  # that it makes in any mean or standard deviation
+    mean_shift: float = 0.0
+    sd_shift: float = 0.0
+    missed: float = 0.0
+    cut: float = 0.0
+    cut_shift: float = 0.0
 
 
 def _drawn(key: Array, q: Any, block: Array) -> tuple[Array, Array]:
