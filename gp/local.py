@@ -8,6 +8,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
+from gp.cholesky import cholesky
 from gp.sites import Sites
 from vi.compile import quick_jit
 
@@ -125,7 +126,7 @@ def _krige(
     here, root = x[near], jnp.sqrt(precision)
     at = x_new[:, None]
     scaled = root[:, :, None] * kernel(here, here) * root[:, None, :]
-    tril = jnp.linalg.cholesky(jnp.eye(near.shape[1], dtype=x.dtype) + scaled)
+    tril = jax.vmap(cholesky)(jnp.eye(near.shape[1], dtype=x.dtype) + scaled)
     cross = (root[:, :, None] * kernel(here, at))[..., 0]
     u = root * (Sites(linear, precision).centre - mean(here))
     solve = jax.vmap(lambda tril, b: solve_triangular(tril, b, lower=True))

@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
+from gp.cholesky import cholesky
 from vi.module import module
 
 
@@ -90,7 +91,7 @@ def from_naturals(linear: Float[Array, "K D"], precision: Float[Array, "K D D"])
 
     def one(linear: Array, precision: Array) -> tuple[Array, Array]:
         # Of the flipped precision, whose factor gives a lower one of the covariance.
-        upper = jnp.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
+        upper = cholesky(precision[::-1, ::-1])[::-1, ::-1]
         eye = jnp.eye(len(linear), dtype=linear.dtype)
         tril = solve_triangular(upper, eye, lower=False).T
         return tril @ (tril.T @ linear), tril

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from gp.cholesky import cholesky
+
 CHUNK = 64  # columns at a time: their blocks stay in the cache
 _TRIES = 8  # tenfold increases of the jitter
 
@@ -33,7 +35,7 @@ def _factor(blocks: Float[Array, "C M M"]) -> tuple[Array, Array]:
 
     def factor(jitter: Array) -> Array:
         shift = (jitter * diagonal)[:, None, None] * jnp.eye(size, dtype=blocks.dtype)
-        return jnp.linalg.cholesky(blocks + shift, symmetrize_input=False)
+        return jax.vmap(cholesky)(blocks + shift)
 
     def again(state: tuple) -> tuple:
         count, jitter, _ = state

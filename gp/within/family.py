@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
+from gp.cholesky import cholesky
 from gp.model import Model
 from gp.sic.columns import inverse_columns
 from vi.module import module
@@ -143,7 +144,7 @@ def inverse_and_log_det(matrices: Float[Array, "B H H"]) -> tuple[Array, Array]:
 
 
 def _inverse(matrices: Array) -> tuple[tuple[Array, Array], Array]:
-    tril = jnp.linalg.cholesky(matrices)
+    tril = jax.vmap(cholesky)(matrices)
     eye = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
     half = solve_triangular(tril, eye, lower=True)
     inverse = jnp.swapaxes(half, -1, -2) @ half
