@@ -126,19 +126,35 @@ def judge(name: str, sampler, draws: int = DRAWS) -> dict:
     log_p, sites = jax.jit(evaluate)(values)
     ratios = np.asarray(log_p, float) - np.asarray(log_q, float)
     known = reference(name)
-    x = np.stack([_column(sites, scalar) for scalar in known.names], 1)
-    mean, sd = x.mean(0), x.std(0, ddof=1)
+    x = np.stack([column(sites, scalar) for scalar in known.names], 1)
+    log_weights, khat = arviz.psislw(ratios.copy())
+    plain = _errors(x, np.full(draws, 1 / draws), known)
+    weighted = _errors(x, np.exp(log_weights), known)
     return {
         "elbo": float(ratios.mean()),
         "elbo_sem": float(ratios.std() / np.sqrt(draws)),
-        "khat": float(arviz.psislw(ratios.copy())[1]),
-        "mean_error": float(np.max(np.abs(mean - known.mean) / known.sd)),
-        "sd_error": float(np.max(np.abs(sd / known.sd - 1))),
+        "khat": float(khat),
+        "mean_error": plain[0],
+        "sd_error": plain[1],
+        "mean_error_weighted": weighted[0],
+        "sd_error_weighted": weighted[1],
         "best": known.best_full_rank,
     }
 
 
-def _column(sites, scalar):
+def _errors(x, weights, known):
+    """The largest errors of a weighted mean, in standard deviations, and of one, relative."""
+    import numpy as np
+
+    mean = weights @ x
+    sd = np.sqrt(weights @ (x - mean) ** 2)
+    return (
+        float(np.max(np.abs(mean - known.mean) / known.sd)),
+        float(np.max(np.abs(sd / known.sd - 1))),
+    )
+
+
+def column(sites, scalar):
     """Draws of a scalar by Stan's name, as in ``theta[1]``."""
     import numpy as np
 

@@ -17,13 +17,15 @@ _ONE_THREAD = {
 }
 
 
-def run_alone(module: str, *arguments: str, timeout: float = 900) -> dict:
+def run_alone(
+    module: str, *arguments: str, timeout: float = 900, python: str = sys.executable
+) -> dict:
     """Run ``python -m module --one arguments`` and read the JSON of its last line.
 
     Returns:
       The measurement; ``{"error": text}`` if the process failed or took too long.
     """
-    command = [sys.executable, "-m", module, "--one", *arguments]
+    command = [python, "-m", module, "--one", *arguments]
     if hasattr(os, "sched_getaffinity"):
         core = min(os.sched_getaffinity(0))
         pin = lambda: os.sched_setaffinity(0, {core})

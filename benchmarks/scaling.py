@@ -5,6 +5,7 @@ included; of a second call with other data or another key; and the peak of its m
 Python, JAX and the library take about 0.3 GB.
 
     python -m benchmarks.scaling [--names rows dimension] [--out docs/generated]
+    python -m benchmarks.scaling --draw  # the figure alone, from what was measured before
 """
 
 import argparse
@@ -149,20 +150,21 @@ def report(found: dict[str, list[dict]]) -> str:
 
 
 def draw(found: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """The figure: second calls and memory, each path a line, sizes relative to the smallest."""
+    """The figure: second calls and memory against size, each path a line of its own colour."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    marks = "osv^D<>pPX*"
-    for (name, rows), mark in zip(found.items(), marks, strict=False):
+    styles = zip("osv^D<>pPX*", [*mpl.colormaps["tab10"].colors, "black"], strict=True)
+    for (name, rows), (mark, color) in zip(found.items(), styles, strict=False):
         rows = [row for row in rows if "error" not in row]
         sizes = [row["size"] for row in rows]
         label = f"{name.replace('_', ' ')} ({PATHS[name][0]})"
-        axes[0].loglog(sizes, [row["second"] for row in rows], marker=mark, label=label)
-        axes[1].loglog(sizes, [row["memory"] for row in rows], marker=mark)
+        line = {"marker": mark, "color": color, "label": label}
+        axes[0].loglog(sizes, [row["second"] for row in rows], **line)
+        axes[1].loglog(sizes, [row["memory"] for row in rows], **line)
     axes[0].set(xlabel="size", ylabel="CPU seconds of a second call")
     axes[1].set(xlabel="size", ylabel="peak memory, GB")
     for axis in axes:
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("PATH", "SIZE", "FOLDER"))
     parser.add_argument("--names", nargs="+", choices=PATHS, default=list(PATHS))
     parser.add_argument("--out", default="docs/generated")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what is there")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one[0], int(given.one[1]))))
@@ -188,6 +191,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "scaling.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
+    if given.draw:
+        draw(found, out / "scaling.png")
+        return
     with tempfile.TemporaryDirectory() as folder:
         for name in given.names:
             rows = []

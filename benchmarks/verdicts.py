@@ -1,9 +1,10 @@
-"""How often a verdict is true: everyday models, their fits graded against NUTS.
+"""How often a verdict is true: everyday models and nine posteriors, their fits against MCMC.
 
 Each fit of `benchmarks.everyday` is compared with draws of NUTS (NumPyro's, four chains of 2,000,
-64-bit): the largest error of a posterior mean in posterior standard deviations, and the largest
-relative error of a standard deviation, over the coordinates of the unconstrained space. A fit is
-usable if they are at most 0.2 and 20 %. The draws are those of the approximation, and those of
+64-bit), each of `benchmarks.posteriors` with the moments of its reference draws: the largest error
+of a posterior mean in posterior standard deviations, and the largest relative error of a standard
+deviation, over the coordinates of the unconstrained space, or the scalars of the reference. A fit
+is usable if they are at most 0.2 and 20 %. The draws are those of the approximation, and those of
 ``resample``. A model on which the chains of NUTS disagree (R-hat of 1.05 or more) is not counted.
 
     python -m benchmarks.verdicts [--seeds 3] [--names local_level] [--out docs/generated]
@@ -29,11 +30,21 @@ def one(name: str, seeds: int, family: str) -> dict:
 
     import vi
     from benchmarks.everyday import MODELS
+    from benchmarks.gaussian import column
+    from benchmarks.posteriors import get, reference
 
     jax.config.update("jax_enable_x64", val=True)
-    model, data = MODELS[name]()
-    target = vi.target(model, **data)
-    z, about = nuts(model, data, target)
+    if name in MODELS:
+        model, data = MODELS[name]()
+        target = vi.target(model, **data)
+        mean, sd, about = nuts(model, data, target)
+        latent = lambda draws: {site: draws[site] for site in target.layout.names}
+        scalars = lambda draws: np.asarray(jax.jit(jax.vmap(target.unconstrain))(latent(draws)))
+    else:
+        model, data = get(name)
+        target, known = vi.target(model, **data), reference(name)
+        mean, sd, about = known.mean, known.sd, {"rhat": None, "ess": None}
+        scalars = lambda draws: np.stack([column(draws, scalar) for scalar in known.names], 1)
     rows = []
     for seed in range(seeds):
         clock = CpuClock()
@@ -48,14 +59,13 @@ def one(name: str, seeds: int, family: str) -> dict:
             ("", fit.sample(jax.random.key(99), 16384)),
             ("_resampled", fit.resample(jax.random.key(99), 16384)),
         ):
-            latent = {site: draws[site] for site in target.layout.names}
-            row |= errors(np.asarray(jax.jit(jax.vmap(target.unconstrain))(latent)), z, suffix)
+            row |= errors(scalars(draws), mean, sd, suffix)
         rows.append(row)
     return {"name": name, "dim": target.dim, **about, "rows": rows}
 
 
 def nuts(model, data: dict, target) -> tuple:
-    """Draws of NumPyro's NUTS on the unconstrained space, and how far its chains agree."""
+    """Moments by NumPyro's NUTS on the unconstrained space, and how far its chains agree."""
     import jax
     import numpy as np
     from numpyro.infer import MCMC, NUTS
@@ -71,17 +81,17 @@ def nuts(model, data: dict, target) -> tuple:
     z = np.asarray(z).reshape(4, 2000, -1)
     found = np.array([rhat_and_ess(z[:, :, i]) for i in range(z.shape[-1])])
     about = {"rhat": float(found[:, 0].max()), "ess": float(found[:, 1].min())}
-    return z.reshape(-1, z.shape[-1]), about
+    flat = z.reshape(-1, z.shape[-1])
+    return flat.mean(0), flat.std(0), about
 
 
-def errors(ours, z, suffix: str) -> dict:
+def errors(ours, mean, sd, suffix: str) -> dict:
     """Largest errors of a mean (in standard deviations) and of a standard deviation."""
     import numpy as np
 
-    sd = z.std(0)
-    mean = np.abs(ours.mean(0) - z.mean(0)) / sd
+    away = np.abs(ours.mean(0) - mean) / sd
     spread = np.abs(ours.std(0) / sd - 1)
-    return {f"mean{suffix}": float(mean.max()), f"sd{suffix}": float(spread.max())}
+    return {f"mean{suffix}": float(away.max()), f"sd{suffix}": float(spread.max())}
 
 
 def usable(row: dict, suffix: str = "") -> bool:
@@ -100,13 +110,13 @@ def report(found: list[dict], family: str) -> str:
         rows = model["rows"]
         span = lambda key, rows=rows: " ".join(f"{row[key]:.2f}" for row in rows)
         lines.append(
-            f"| {model['name']} | {model['dim']} | {model['rhat']:.3f} | {model['ess']:.0f} | "
+            f"| {model['name']} | {model['dim']} | {_chains(model)} | "
             f"{' '.join(row['grade'] for row in rows)} | "
             + " | ".join(map(span, FIELDS[2:]))
             + " |"
         )
-    settled = [row for model in found if model["rhat"] < 1.05 for row in model["rows"]]
-    unsettled = [model["name"] for model in found if model["rhat"] >= 1.05]
+    unsettled = [model["name"] for model in found if (model["rhat"] or 1) >= 1.05]
+    settled = [row for model in found if model["name"] not in unsettled for row in model["rows"]]
     lines += ["", "| grade | fits | usable | usable after resampling |", "|---|---|---|---|"]
     for grade in GRADES:
         rows = [row for row in settled if row["grade"] == grade]
@@ -119,22 +129,30 @@ def report(found: list[dict], family: str) -> str:
     return title + said + (__doc__ or "").split("    python")[0] + "\n" + "\n".join(lines) + "\n"
 
 
+def _chains(model: dict) -> str:
+    return f"{model['rhat']:.3f} | {model['ess']:.0f}" if model["rhat"] else "reference draws |"
+
+
 def main() -> None:
     """Run all models and write the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--one")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--family", default="full_rank")
-    parser.add_argument("--names", default="")
+    parser.add_argument("--names", default="", help="of models to run again; default: all, anew")
     parser.add_argument("--out", default="docs/generated")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one, given.seeds, given.family)))
         return
     from benchmarks.everyday import MODELS
+    from benchmarks.posteriors import NAMES
 
-    found = []
-    for name in given.names.split(",") if given.names else MODELS:
+    out = pathlib.Path(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    before = out / "verdicts.json"
+    found = json.loads(before.read_text()) if given.names and before.exists() else []
+    for name in given.names.split(",") if given.names else (*MODELS, *NAMES):
         got = run_alone(
             "benchmarks.verdicts", name, "--seeds", str(given.seeds), "--family", given.family,
             timeout=3000,
@@ -142,11 +160,9 @@ def main() -> None:
         if "error" in got:
             print(f"{name}: {got['error']}", file=sys.stderr)
             continue
-        found.append(got)
+        found = [*(row for row in found if row["name"] != name), got]
         print(json.dumps(got), flush=True)
-    out = pathlib.Path(given.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "verdicts.json").write_text(json.dumps(found, indent=1) + "\n")
+    before.write_text(json.dumps(found, indent=1) + "\n")
     (out / "verdicts.md").write_text(report(found, given.family))
 
 

@@ -24,7 +24,21 @@ def planar(
     context_dim: int = 0,
     dtype: Any = None,
 ) -> Flow:
-    """Planar layers. Arguments as in `realnvp`; with a context `hidden` is of its network.
+    """Planar layers: each moves all coordinates by a tanh of a projection, along one direction.
+
+    Args:
+      dim: number D of coordinates.
+      key: a key, for initial weights. Whatever it is, the flow starts as N(0, I).
+      num_layers: how many.
+      hidden: units of the hidden layers of the context's network, if there is one.
+      context_dim: coordinates of the context that makes the layers; see `Flow.given`.
+      dtype: of the parameters; JAX's default float if not given.
+
+    Returns:
+      The flow, to be fitted by ``vi.fit(model, family=...)``.
+
+    Complexity:
+      O(D) a draw and layer; the inverse looks for a root in one dimension.
 
     Reference: Rezende and Mohamed (2015), "Variational inference with normalizing flows".
     """
@@ -42,7 +56,21 @@ def radial(
     context_dim: int = 0,
     dtype: Any = None,
 ) -> Flow:
-    """Radial layers. Arguments as in `realnvp`; with a context `hidden` is of its network.
+    """Radial layers: each moves all coordinates by a pull to or from one point.
+
+    Args:
+      dim: number D of coordinates.
+      key: a key, for initial weights. Whatever it is, the flow starts as N(0, I).
+      num_layers: how many.
+      hidden: units of the hidden layers of the context's network, if there is one.
+      context_dim: coordinates of the context that makes the layers; see `Flow.given`.
+      dtype: of the parameters; JAX's default float if not given.
+
+    Returns:
+      The flow, to be fitted by ``vi.fit(model, family=...)``.
+
+    Complexity:
+      O(D) a draw and layer, in both directions.
 
     Reference: Rezende and Mohamed (2015), "Variational inference with normalizing flows".
     """

@@ -121,6 +121,27 @@ class MixFlow:
         log_q = jax.lax.map(at, flat) + log_det
         return log_q.reshape(z.shape[:-1])
 
+    def augmented_log_prob(self, key: Array, z: Float[Array, "S D"]) -> Float[Array, " S"]:
+        """Log densities of (z, ρ, u) less log m(ρ), with a momentum and a phase drawn for each z.
+
+        What ``sample_and_log_prob`` returns for draws of its own: one estimate of the density of z,
+        unbiased, so that weights of draws of another family against a mixture of it and this one
+        are proper.
+
+        Args:
+          key: a key.
+          z: points, draws of any family.
+
+        Returns:
+          The log densities, shape ``(S,)``.
+
+        Complexity:
+          N - 1 maps a point.
+        """
+        position, log_det = self.start.inverse_and_log_det(z)
+        drawn, _ = self._starts(key, len(z))
+        return jax.vmap(self._log_density)(drawn._replace(position=position)) + log_det
+
     def evaluate(self, key: Array, num_orbits: int) -> Evaluation:
         """ELBO and inversion error from the orbits of draws of q_0.
 

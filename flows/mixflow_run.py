@@ -24,7 +24,7 @@ from vi.upstairs import FlowName
 
 BOUND = 1e-2  # standard deviations: error of inverting N - 1 maps, above which none is used ...
 SHARE = 0.95  # of the orbits that it must be below: those that leave the bulk are the first to fail
-_FEWEST_MAPS = 4  # N down to which it is halved in 32 bits, while some cannot be inverted
+_FEWEST_MAPS = 4  # N down to which it is halved, while maps cannot be inverted
 _FEWEST, _MOST = 32, 256  # orbits for each map of the grid
 _OPERATIONS = 2e10  # spent on the grid, as far as the fewest orbits allow
 _STREAM = 2**30 + 1  # of the key
@@ -84,8 +84,8 @@ def mixflow(
     Nothing is trained: of all pairs of a step size and a number of leapfrog steps the one with the
     highest ELBO is taken, among those whose inversion error is below 0.01 standard deviations on
     95 % of the orbits. Where others fail, few orbits that leave the bulk make the ELBO what it
-    is, as in the neck of a funnel, and a tuning may not have met them. In 32-bit floats, which lose
-    digits sooner, fewer qualify, and N is halved, down to 4, while that helps.
+    is, as in the neck of a funnel, and a tuning may not have met them. While none qualifies N is
+    halved, down to 4; in 32-bit floats, which lose digits sooner, while that helps.
 
     Args:
       num_maps: N, the components of the mixture. Cost and quality rise with it.
@@ -181,8 +181,8 @@ class MixFlowRun:
         self.num_leapfrogs = np.array([n for _, n in pairs], np.int32)
         self.num_orbits = plan.orbits(target)
         self.num_maps = [plan.num_maps]
-        single = np.finfo(target.layout.dtype).bits == 32
-        while single and self.num_maps[-1] // 2 >= _FEWEST_MAPS:
+        self._single = np.finfo(target.layout.dtype).bits == 32
+        while self.num_maps[-1] // 2 >= _FEWEST_MAPS:
             self.num_maps.append(self.num_maps[-1] // 2)
 
     def initial(self) -> MixFlowState:
@@ -200,12 +200,13 @@ class MixFlowRun:
         return Flow.of_gaussian(q) if isinstance(q, Gaussian) else q
 
     def advance(self, state: MixFlowState) -> MixFlowState:
-        """A chunk of the search, or, after it, the grid; in 32-bit floats then with fewer maps.
+        """A chunk of the search, or, after it, the grid; then with fewer maps in a row.
 
-        Errors of inversion grow with every map, from rounding. Where some maps of the grid cannot
-        be inverted, half as many in a row may leave better ones that can. In 64-bit floats what
-        fails are orbits that a coarse map throws out of the bulk, of which fewer maps only show
-        less: there the grid stands.
+        Errors of inversion grow with every map, from rounding. Where no map of the grid can be
+        inverted, half as many in a row may leave some that can. In 32-bit floats the same is tried
+        where some cannot, for they may be the better ones; in 64-bit floats those that fail beside
+        others do so for orbits that a coarse map throws out of the bulk, of which fewer maps only
+        show less.
         """
         if self.first is not None and not self.first.done(state.solve):
             solve = self.first.advance(state.solve)
@@ -226,7 +227,9 @@ class MixFlowRun:
         gradients = state.gradients + plan.per_orbit() * self.num_orbits
         state = state._replace(elbos=elbos, errors=errors, gradients=gradients)
         last = level + 1 == len(self.num_maps) or (errors[level] <= BOUND).all()
-        if last or (before is not None and before == self._best(state)):
+        best = self._best(state)
+        enough = best is not None and (best == before or not self._single)
+        if last or enough:
             return state._replace(status=int(Status.CONVERGED))
         return state
 

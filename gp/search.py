@@ -15,7 +15,12 @@ _WIDTH, _SHRINK = 0.2, 0.6  # of the box: how far from them, and how fast that f
 
 
 class Best(NamedTuple):
-    """A point of a box and the function there."""
+    """A point of a box and the function there.
+
+    Attributes:
+      x: the point.
+      value: of the function there.
+    """
 
     x: Float[np.ndarray, " D"]
     value: float

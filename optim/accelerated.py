@@ -14,18 +14,31 @@ from optim.tree import accumulator_dtype, cast_like, difference, divide, needs_p
 
 
 class AcceleratedDistanceState(NamedTuple):
-    """State of `a_dog`."""
+    """State of `a_dog`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      start: the first parameters.
+      anchor: w, the sequence of long steps; at least float32.
+      solution: weighted average of the short steps; at least float32.
+      total: sum of the weights of that average.
+      distance: r̄, the largest distance from the start.
+      distances: sum of r̄ over the steps.
+      weight: α.
+      root: √G, of the sum of weighted squared norms of gradients.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
     start: optax.Params
-    anchor: optax.Params  # w, the sequence of long steps; at least float32
-    solution: optax.Params  # weighted average of the short steps; at least float32
-    total: Float[Array, ""]  # sum of the weights of that average
-    distance: Float[Array, ""]  # r̄
-    distances: Float[Array, ""]  # sum of r̄ over the steps
-    weight: Float[Array, ""]  # α
-    root: Float[Array, ""]  # √G
+    anchor: optax.Params
+    solution: optax.Params
+    total: Float[Array, ""]
+    distance: Float[Array, ""]
+    distances: Float[Array, ""]
+    weight: Float[Array, ""]
+    root: Float[Array, ""]
 
 
 def a_dog(

@@ -13,11 +13,18 @@ from optim.tree import needs_params, wide
 
 
 class PolynomialAverageState(NamedTuple):
-    """State of `polynomial_average`."""
+    """State of `polynomial_average`.
 
-    count: Array  # shape=(), dtype=int32; steps taken
-    skipped: Array  # shape=(), dtype=int32; updates that were not finite
-    average: optax.Params  # at least float32, where parameters are floating
+    Attributes:
+      count: steps taken, shape ``()``.
+      skipped: steps whose update was not finite, shape ``()``.
+      average: of the iterates; at least float32, where parameters are floating.
+      inner: state of the optimizer that is averaged.
+    """
+
+    count: Array
+    skipped: Array
+    average: optax.Params
     inner: optax.OptState
 
     @property

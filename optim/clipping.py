@@ -12,12 +12,19 @@ from optim.tree import accumulator_dtype, cast_like, divide, norm, wide
 
 
 class ClipState(NamedTuple):
-    """State of `clip_by_ema_norm`."""
+    """State of `clip_by_ema_norm`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      seen: steps whose norm was not zero.
+      mean: running mean of clipped norms, biased towards zero.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    seen: Int[Array, ""]  # steps whose norm was not zero
-    mean: Float[Array, ""]  # running mean of clipped norms, biased towards zero
+    seen: Int[Array, ""]
+    mean: Float[Array, ""]
 
 
 def clip_by_ema_norm(

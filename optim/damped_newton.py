@@ -12,10 +12,15 @@ from optim.vectors import Point, vector_transformation
 
 
 class DampedNewtonState(NamedTuple):
-    """The method's part of the state of `damped_newton`."""
+    """The method's part of the state of `damped_newton`.
 
-    smoothness: Float[Array, ""]  # σ of "universal", else constant
-    tries: Array  # shape=(), dtype=int32; trial points of the last step
+    Attributes:
+      smoothness: σ of ``"universal"``, else constant.
+      tries: trial points of the last step, shape ``()``.
+    """
+
+    smoothness: Float[Array, ""]
+    tries: Array
 
 
 def damped_newton(

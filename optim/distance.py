@@ -12,13 +12,21 @@ from optim.tree import accumulator_dtype, cast_like, difference, divide, needs_p
 
 
 class DistanceState(NamedTuple):
-    """State of `dog`, `layerwise_dog` (K leaves) and `dowg`; K = 1 but for the second."""
+    """State of `dog`, `layerwise_dog` (K leaves) and `dowg`; K = 1 but for the second.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      start: the first parameters.
+      distance: largest distance from the start so far.
+      root: square root of the sum of squared, perhaps weighted, norms of gradients.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
     start: optax.Params
-    distance: Float[Array, " K"]  # largest distance from the start so far
-    root: Float[Array, " K"]  # square root of the sum of squared, perhaps weighted, norms
+    distance: Float[Array, " K"]
+    root: Float[Array, " K"]
 
 
 def start_radius(params: optax.Params, initial_distance: float | None) -> Array:

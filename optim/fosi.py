@@ -15,11 +15,18 @@ from optim.vectors import Point, vector_transformation
 
 
 class FosiState(NamedTuple):
-    """The method's part of the state of `fosi`."""
+    """The method's part of the state of `fosi`.
 
-    values: Float[Array, " K"]  # 0 for pairs that are not there
+    Attributes:
+      values: eigenvalues; 0 for pairs that are not there.
+      vectors: eigenvectors, as rows.
+      momentum: lies in the span of the vectors.
+      base: state of the optimizer on the rest.
+    """
+
+    values: Float[Array, " K"]
     vectors: Float[Array, "K D"]
-    momentum: Float[Array, " D"]  # lies in the span of the vectors
+    momentum: Float[Array, " D"]
     base: optax.OptState
 
 

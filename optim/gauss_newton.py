@@ -16,9 +16,13 @@ from optim.vectors import Point, vector_transformation
 
 
 class GaussNewtonState(NamedTuple):
-    """The method's part of the state of `gauss_newton`."""
+    """The method's part of the state of `gauss_newton`.
 
-    damping: Float[Array, ""]  # λ
+    Attributes:
+      damping: λ.
+    """
+
+    damping: Float[Array, ""]
 
 
 def gauss_newton(

@@ -25,11 +25,17 @@ class Spectrum(NamedTuple):
 
 
 class LazyNewtonState(NamedTuple):
-    """The method's part of the state of `lazy_newton`."""
+    """The method's part of the state of `lazy_newton`.
+
+    Attributes:
+      spectrum: an average of Hessians and its eigendecomposition.
+      smoothness: M.
+      tries: trial points of the last step, shape ``()``.
+    """
 
     spectrum: Spectrum
-    smoothness: Float[Array, ""]  # M
-    tries: Array  # shape=(), dtype=int32; trial points of the last step
+    smoothness: Float[Array, ""]
+    tries: Array
 
 
 def lazy_newton(

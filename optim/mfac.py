@@ -13,11 +13,18 @@ from optim.vectors import Point, momentum_average, vector_transformation
 
 
 class MfacState(NamedTuple):
-    """The method's part of the state of `mfac`; no rows if they are those of examples."""
+    """The method's part of the state of `mfac`; no rows if they are those of examples.
 
-    rows: Float[Array, "M D"]  # of unit norm
-    norms: Float[Array, " M"]  # of the gradients
-    gram: Float[Array, "M M"]  # of the rows
+    Attributes:
+      rows: gradients, of unit norm.
+      norms: of the gradients.
+      gram: of the rows.
+      momentum: running mean of the updates.
+    """
+
+    rows: Float[Array, "M D"]
+    norms: Float[Array, " M"]
+    gram: Float[Array, "M M"]
     momentum: Float[Array, " D"]
 
 

@@ -18,21 +18,35 @@ from optim.tree import cast_like, difference, needs_params, wide
 
 
 class ExtragradientState(NamedTuple):
-    """State of `extragradient` and `past_extragradient`."""
+    """State of `extragradient` and `past_extragradient`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      solution: the iterate from which both steps begin; at least float32.
+      inner: state of the optimizer that makes the steps.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    solution: optax.Params  # at least float32
+    solution: optax.Params
     inner: optax.OptState
 
 
 class AnchoredState(NamedTuple):
-    """State of `anchored_gradient`."""
+    """State of `anchored_gradient`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      anchor: where it began; at least float32.
+      solution: the iterate; at least float32.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    anchor: optax.Params  # where it began; at least float32
-    solution: optax.Params  # at least float32
+    anchor: optax.Params
+    solution: optax.Params
 
 
 def saddle_gradient(f: Callable, *args: Any) -> Callable[[tuple], tuple[Array, tuple]]:

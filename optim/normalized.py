@@ -20,7 +20,12 @@ def _scaled(tree: Any, power: float) -> Any:
 
 
 class NormPowerState(NamedTuple):
-    """State of `scale_by_norm_power`."""
+    """State of `scale_by_norm_power`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
@@ -68,11 +73,17 @@ def scale_by_norm_power(power: float = 1.0) -> optax.GradientTransformationExtra
 
 
 class MomentumState(NamedTuple):
-    """State of `normalized_momentum`."""
+    """State of `normalized_momentum`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      momentum: running mean of gradients; at least float32.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    momentum: optax.Updates  # at least float32
+    momentum: optax.Updates
 
 
 def normalized_momentum(
@@ -131,12 +142,19 @@ def normalized_momentum(
 
 
 class TransportState(NamedTuple):
-    """State of `nigt`."""
+    """State of `nigt`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      momentum: running mean of gradients at extrapolated points; at least float32.
+      solution: :math:`x_t`; at least float32.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    momentum: optax.Updates  # at least float32
-    solution: optax.Params  # x_t; at least float32
+    momentum: optax.Updates
+    solution: optax.Params
 
 
 def nigt(

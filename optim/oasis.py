@@ -17,13 +17,21 @@ _UNBOUNDED = 1e10  # growth of the step length that the second step is allowed
 
 
 class OasisState(NamedTuple):
-    """The method's part of the state of `oasis`."""
+    """The method's part of the state of `oasis`.
 
-    diagonal: Float[Array, " D"]  # average of probes of the Hessian's diagonal
+    Attributes:
+      diagonal: average of probes of the Hessian's diagonal.
+      momentum: running mean of gradients.
+      previous: parameters before the last step.
+      rate: η.
+      growth: θ, the last ratio of two step lengths.
+    """
+
+    diagonal: Float[Array, " D"]
     momentum: Float[Array, " D"]
-    previous: Float[Array, " D"]  # parameters before the last step
-    rate: Float[Array, ""]  # η
-    growth: Float[Array, ""]  # θ, the last ratio of two step lengths
+    previous: Float[Array, " D"]
+    rate: Float[Array, ""]
+    growth: Float[Array, ""]
 
 
 def oasis(

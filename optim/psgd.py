@@ -15,9 +15,14 @@ from optim.vectors import Point, momentum_average, vector_transformation
 
 
 class PsgdState(NamedTuple):
-    """The method's part of the state of `psgd`."""
+    """The method's part of the state of `psgd`.
 
-    factors: Any  # Q, in its group
+    Attributes:
+      factors: Q, in its group.
+      momentum: running mean of gradients.
+    """
+
+    factors: Any
     momentum: Float[Array, " D"]
 
 

@@ -29,11 +29,18 @@ class Moments(NamedTuple):
 
 
 class RiemannianState(NamedTuple):
-    """State of `riemannian_adam`, `riemannian_amsgrad` and `riemannian_adagrad`."""
+    """State of `riemannian_adam`, `riemannian_amsgrad` and `riemannian_adagrad`.
+
+    Attributes:
+      count: steps taken.
+      skipped: steps whose update was not finite, and was not made.
+      status: ON, PROJECTED once, or OFF the manifold again: then updates are NaN.
+      moments: of gradients, for each leaf.
+    """
 
     count: Int[Array, ""]
     skipped: Int[Array, ""]
-    status: Int[Array, ""]  # ON, PROJECTED once, or OFF again: then updates are NaN
+    status: Int[Array, ""]
     moments: list[Moments]
 
 
@@ -207,12 +214,24 @@ def riemannian_amsgrad(
 
     It divides by the root of the largest v̂ so far. This is the variant with a proof of
     convergence (for geodesically convex losses and decaying η and β₁); in practice huge first
-    gradients slow it down for good. Arguments, returns, errors and reference as
-    `riemannian_adam`; the paper's RAMSGrad, with bias corrections as in
+    gradients slow it down for good. The paper's RAMSGrad, with bias corrections as in
     ``optax.amsgrad``.
+
+    Args:
+      learning_rate: η, a number or an optax schedule.
+      manifolds: a `Manifold`, or a tree of them, as of `riemannian_adam`.
+      b1: β₁.
+      b2: β₂.
+      eps: ε.
+
+    Returns:
+      A transformation that needs ``params``; errors are those of `riemannian_adam`.
 
     Complexity:
       A tangent and two numbers a point; time is the manifold's.
+
+    Reference:
+      Bécigneul and Ganea (2019), "Riemannian adaptive optimization methods".
     """
     accumulate = _largest(_exponential(b2))
     return _transformation(
@@ -228,10 +247,19 @@ def riemannian_adagrad(
     .. math:: v_t = v_{t-1} + ‖g_t‖_{x_t}^2, \qquad
        x_{t+1} = R_{x_t}\Big(-η_t \frac{g_t}{\sqrt{v_t} + ε}\Big)
 
-    Arguments, returns, errors and reference as `riemannian_adam`.
+    Args:
+      learning_rate: η, a number or an optax schedule.
+      manifolds: a `Manifold`, or a tree of them, as of `riemannian_adam`.
+      eps: ε.
+
+    Returns:
+      A transformation that needs ``params``; errors are those of `riemannian_adam`.
 
     Complexity:
       A tangent and a number a point; time is the manifold's.
+
+    Reference:
+      Bécigneul and Ganea (2019), "Riemannian adaptive optimization methods".
     """
     return _transformation("riemannian_adagrad", learning_rate, manifolds, 0.0, _total, eps)
 

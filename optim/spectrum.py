@@ -13,7 +13,13 @@ from optim.tree import divide
 
 
 class SpectralDensity(NamedTuple):
-    """A quadrature of a Hessian's spectrum: nodes, and weights that sum to 1."""
+    """A quadrature of a Hessian's spectrum: nodes, and weights that sum to 1.
+
+    Attributes:
+      nodes: where there are eigenvalues.
+      weights: shares of all eigenvalues, which sum to 1.
+      dim: D, of the Hessian.
+    """
 
     nodes: Float[Array, " K"]
     weights: Float[Array, " K"]
@@ -78,10 +84,15 @@ def spectral_density(
 
 
 class BatchCurvature(NamedTuple):
-    """How the top of a minibatch's Hessian divides into signal and noise."""
+    """How the top of a minibatch's Hessian divides into signal and noise.
 
-    largest: Float[Array, ""]  # eigenvalue of the mean Hessian; 0 if it drowns in the noise
-    noise: Float[Array, ""]  # s; the noise fills the interval from -2s to 2s
+    Attributes:
+      largest: eigenvalue of the mean Hessian; 0 if it drowns in the noise.
+      noise: s; the noise fills the interval from -2s to 2s.
+    """
+
+    largest: Float[Array, ""]
+    noise: Float[Array, ""]
 
     def top(self, factor: Array | float = 1.0) -> Float[Array, ""]:
         """Largest eigenvalue of the Hessian of a batch ``factor`` times as large."""

@@ -14,11 +14,17 @@ from optim.tree import divide, needs_params, ravel
 
 
 class VectorState(NamedTuple):
-    """State of an optimizer written on vectors."""
+    """State of an optimizer written on vectors.
 
-    count: Array  # shape=(), dtype=int32; steps taken
-    skipped: Array  # shape=(), dtype=int32; updates that would not have been finite
-    inner: Any  # the method's own
+    Attributes:
+      count: steps taken, shape ``()``.
+      skipped: steps whose update would not have been finite, shape ``()``.
+      inner: the method's own state.
+    """
+
+    count: Array
+    skipped: Array
+    inner: Any
 
 
 class Point(NamedTuple):

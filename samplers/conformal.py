@@ -13,21 +13,39 @@ LIFETIME = 8  # steps of an expert that starts at an odd time
 
 
 class ConformalState(NamedTuple):
-    """The radius of the next prediction, and the experts K that it is mixed of."""
+    """The radius of the next prediction, and the experts K that it is mixed of.
+
+    Attributes:
+      radius: of the next prediction.
+      time: observations seen.
+      start: when each expert began; 0 if it was never used.
+      end: when it ends.
+      guess: its radius.
+      squares: sum of its squared gradients.
+      gain: sum of its advantages over the mixture.
+      wealth: weighted sum of the same.
+      weight: its bet; the mixture is by prior times bet, where that is positive.
+    """
 
     radius: Float[Array, ""]
     time: Int[Array, ""]
-    start: Int[Array, " K"]  # 0: never used
+    start: Int[Array, " K"]
     end: Int[Array, " K"]
-    guess: Float[Array, " K"]  # radius of an expert
-    squares: Float[Array, " K"]  # of its gradients
-    gain: Float[Array, " K"]  # sum of its advantages over the mixture
-    wealth: Float[Array, " K"]  # weighted sum of the same
+    guess: Float[Array, " K"]
+    squares: Float[Array, " K"]
+    gain: Float[Array, " K"]
+    wealth: Float[Array, " K"]
     weight: Float[Array, " K"]
 
 
 class OnlineConformal(NamedTuple):
-    """What `online_conformal` returns."""
+    """What `online_conformal` returns.
+
+    Attributes:
+      init: gives the first state.
+      update: from a state and the score of an observation to the next state, and whether the score
+        was within the radius.
+    """
 
     init: Callable[[], ConformalState]
     update: Callable[[ConformalState, Array], tuple[ConformalState, Bool[Array, ""]]]

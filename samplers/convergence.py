@@ -15,17 +15,29 @@ DIVERGENT = 0.01  # share of transitions for more than "poor"
 
 
 class Convergence(NamedTuple):
-    """Diagnostics of chains, the worst over all coordinates."""
+    """Diagnostics of chains, the worst over all coordinates.
+
+    Attributes:
+      rhat: rank-normalised, of the worst coordinate.
+      ess_bulk: effective draws for means, the least.
+      ess_tail: effective draws for the 5 % and 95 % quantiles, the least.
+      worst: name of the coordinate of the largest R-hat.
+      divergences: transitions whose energy error was too large.
+      transitions: of all chains.
+      bfmi: how well momenta explore energies, the least over chains; low is below 0.3.
+      acceptance: mean probability of acceptance.
+      capped: share of transitions that ran into the longest trajectory.
+    """
 
     rhat: float
     ess_bulk: float
     ess_tail: float
-    worst: str  # coordinate of the largest R-hat
+    worst: str
     divergences: int
     transitions: int
-    bfmi: float  # smallest over chains
+    bfmi: float
     acceptance: float
-    capped: float  # share of transitions that ran into the longest trajectory
+    capped: float
 
 
 def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:

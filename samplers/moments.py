@@ -14,14 +14,23 @@ RIDGE = 1e-6  # of the mean variance of the moments, for the first weights
 
 
 class MomentState(NamedTuple):
-    """The estimate, and what its steps are made of."""
+    """The estimate, and what its steps are made of.
 
-    average: Float[Array, " P"]  # of all iterates: the estimate
+    Attributes:
+      average: of all iterates: the estimate.
+      params: the last iterate.
+      slopes: running mean of the moments' Jacobians.
+      weights: inverse of their running second moments.
+      first: rows that the start was made of.
+      count: rows since.
+    """
+
+    average: Float[Array, " P"]
     params: Float[Array, " P"]
-    slopes: Float[Array, "K P"]  # running mean of the moments' Jacobians
-    weights: Float[Array, "K K"]  # inverse of their running second moments
-    first: Int[Array, ""]  # rows that the start was made of
-    count: Int[Array, ""]  # rows since
+    slopes: Float[Array, "K P"]
+    weights: Float[Array, "K K"]
+    first: Int[Array, ""]
+    count: Int[Array, ""]
 
     def covariance(self) -> Float[Array, "P P"]:
         """Of the estimate, as if efficient: the inverse of GᵀWG, over the number of rows."""
@@ -29,7 +38,12 @@ class MomentState(NamedTuple):
 
 
 class StochasticMoments(NamedTuple):
-    """What `stochastic_moments` returns."""
+    """What `stochastic_moments` returns.
+
+    Attributes:
+      init: from the parameters to begin with and the first rows to the first state.
+      update: from a state and one more row to the next state.
+    """
 
     init: Callable[[Array, Any], MomentState]
     update: Callable[[MomentState, Any], MomentState]

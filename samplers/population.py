@@ -25,17 +25,29 @@ ACCEPTED = 0.3  # mean acceptance of the last moves, below which particles do no
 
 
 class Agreement(NamedTuple):
-    """Whether populations agree, and whether each is one."""
+    """Whether populations agree, and whether each is one.
 
-    rhat: float  # over populations, of the worst coordinate
+    Attributes:
+      rhat: over populations, of the worst coordinate.
+      worst: that coordinate's name.
+      log_evidences: of each population, nats.
+      founders: first particles that have offspring at the end, the least over populations.
+      acceptance: mean acceptance of the last moves.
+      divergences: moves whose energy error was too large.
+      temperatures: levels between prior and posterior.
+      undefined: first particles without a finite density.
+      reached: least inverse temperature at the end: 1 is that of the posterior.
+    """
+
+    rhat: float
     worst: str
-    log_evidences: tuple[float, ...]  # of each population
-    founders: int  # first particles that have offspring at the end, least over populations
-    acceptance: float  # of the last moves
+    log_evidences: tuple[float, ...]
+    founders: int
+    acceptance: float
     divergences: int
     temperatures: int
-    undefined: int  # first particles without a finite density
-    reached: float = 1.0  # least inverse temperature at the end: 1 is that of the posterior
+    undefined: int
+    reached: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -13,17 +13,27 @@ from vi.targets import Target
 
 
 class StructuredState(NamedTuple):
-    """A chain and what it remembers of itself."""
+    """A chain and what it remembers of itself.
+
+    Attributes:
+      position: of the chain.
+      memory: L earlier positions of its own, as a ring.
+      count: steps taken.
+    """
 
     position: Float[Array, " D"]
-    memory: Float[Array, "L D"]  # a ring
+    memory: Float[Array, "L D"]
     count: Int[Array, ""]
 
 
 class StructuredInfo(NamedTuple):
-    """What is told of a step."""
+    """What is told of a step.
 
-    divergent: Array  # the move was not finite and was not made
+    Attributes:
+      divergent: whether the move was not finite, and was not made.
+    """
+
+    divergent: Array
 
 
 def structured_sgld(

@@ -19,6 +19,10 @@ def regression(X, y, offset=0.0):
     b = numpyro.sample("b", dist.Normal(jnp.zeros(X.shape[1]), 2.0).to_event(1))
     numpyro.sample("y", dist.Normal(offset + X @ b, 1.0).to_event(1), obs=y)
 
+def classes(first, label=None):
+    b = numpyro.sample("b", dist.Normal(0.0, 2.0))
+    numpyro.sample("label", dist.Bernoulli(logits=b * first).to_event(1), obs=label)
+
 NUMBER = 3
 """
 
@@ -92,6 +96,7 @@ def test_check_agrees(capsys):
         ("model.py:regression", "data.csv", [], "argument 'X': expected a column"),
         ("model.py:regression", "data.csv", ["--map", "X=first,third"], r"unknown \['third'\]"),
         ("model.py:regression", "data.csv", ["--map", "Z=first"], "--map Z=first: expected ARG"),
+        ("model.py:classes", "data.csv", [], r"'label'.* its default.*--map label=COL.*discrete"),
         ("model.py:regression", "holes.csv", ["--map", "X=second"], "2 are missing.*row 4"),
         ("model.py:regression", "empty.csv", [], "got none"),
         ("model.py:regression", "absent.csv", [], "absent.csv"),

@@ -1,5 +1,7 @@
 """`vi.fit` with flows: better than the Gaussian it starts from, saved, resumed, never worse."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,16 @@ def test_another_objective_is_not_judged_by_the_elbo(bent):
     posterior = fit(objective=vi.elbo(num_particles=32))
     assert "Training changed the ELBO by" in posterior.verdict.text
     assert posterior.diagnostics.efficiency > 0.8
+
+
+@pytest.mark.slow
+def test_an_importance_weighted_bound_of_few_particles_trains_a_flow():
+    """The long banana, of log evidence 0; the twin has the learning rate of 32 particles."""
+    density = lambda x: -((x[0] / 2) ** 2) / 2 - 2 * (x[1] - x[0] ** 2) ** 2 - math.log(2 * math.pi)
+    given = {"family": "realnvp", "objective": vi.iwae(num_particles=4), "num_steps": 2000}
+    fit = lambda **options: vi.fit(density, jnp.zeros(2), key=KEY, **given, **options)
+    assert fit().elbo > -1.2
+    assert fit(learning_rate=5e-3).elbo < -10
 
 
 @pytest.mark.slow

@@ -251,3 +251,25 @@ def test_what_cannot_be_is_refused(x64):
     dense = gp.fit(X[:9], Y[:9], key=KEY, train=False)
     with pytest.raises(ValueError, match="with method='inducing'"):
         gp.stream(dense, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("count", "refused"), [(48, True), pytest.param(12, False, marks=pytest.mark.slow)]
+)
+def test_inducing_inputs_too_close_for_sums_are_named(count, refused, x64):
+    """Sums in the inducing covariance lose digits with its condition; a NaN is no answer."""
+    first = gp.fit(
+        X[:BATCH],
+        Y[:BATCH],
+        key=KEY,
+        train=False,
+        likelihood=gp.Gaussian(1e-4),
+        kernel=gp.SquaredExponential(3.0, 1.0),
+        method="inducing",
+        method_options={"inducing": np.linspace(0, 8, count)[:, None]},
+    )
+    if refused:
+        with pytest.raises(ValueError, match="48 inducing inputs, too close to one another"):
+            gp.stream(first, key=KEY, num_memory=0)
+    else:
+        assert np.isfinite(gp.stream(first, key=KEY, num_memory=0).predict(NEW)[0]).all()

@@ -95,6 +95,8 @@ def test_predictive_is_numpyros(regression):
     assert found["y"].shape == (200, len(X))
     with pytest.raises(TypeError, match=r"key from jax.random.key; got 100. It comes first"):
         regression.sample(100)
+    with pytest.raises(TypeError, match=r"required argument: 'X'.* None for the observations"):
+        regression.predictive(KEY)  # inputs of the fit are not remembered
     with pytest.raises(TypeError, match="expected a NumPyro model"):
         posterior_of(Wide.density, vi.mean_field(2)).predictive(KEY)
 
@@ -128,14 +130,17 @@ def test_summary_keeps_digits_at_every_scale():
 def test_predictive_takes_numpy_arrays_that_random_rows_index():
     """As `vi.fit` does: NumPy's own arrays refuse indices that JAX traces."""
 
-    def model(x, size):
+    def model(x, size, y=None):
         slope = numpyro.sample("slope", dist.Normal(0, 1))
         with numpyro.plate("rows", size, subsample_size=4) as rows:
-            numpyro.sample("y", dist.Normal(slope * x[rows], 1), obs=jnp.ones(size)[rows])
+            seen = None if y is None else y[rows]
+            numpyro.sample("y", dist.Normal(slope * x[rows], 1), obs=seen)
 
     x = np.linspace(0, 1, 10)
-    fitted = vi.fit(model, x, 10, key=KEY, num_steps=1, family="mean_field")
+    fitted = vi.fit(model, x, 10, np.ones(10), key=KEY, num_steps=1, family="mean_field")
     assert fitted.predictive(KEY, x, 10, num_samples=3)["y"].shape == (3, 4)
+    with pytest.raises(ValueError, match=r"expected None for .* got data for y, which would come"):
+        fitted.predictive(KEY, x, 10, np.ones(10))
 
 
 def test_pointwise_log_likelihood_for_loo(regression):

@@ -453,3 +453,19 @@ print(vi.target(model, np.ones(3, np.float32)).layout.names)
 def test_a_model_may_be_the_first_to_import_numpyro():
     done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "('mu',)", done.stderr
+
+
+def test_tables_of_pandas_are_named():
+    """A series is no array to JAX; arrays of the same numbers are the twin."""
+    import pandas
+
+    def model(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(slope * x, 1).to_event(1), obs=y)
+
+    table = pandas.DataFrame({"x": [0.0, 1.0], "y": [1.0, 2.0]})
+    with pytest.raises(
+        vi.TargetError, match=r"pandas objects as argument 0, y\. Pass their values"
+    ):
+        vi.target(model, table.x, y=table.y)
+    assert vi.target(model, table.x.to_numpy(), y=table.y.to_numpy()).dim == 1

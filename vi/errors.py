@@ -22,15 +22,30 @@ _SHOWN = 12  # arguments in a message
 
 
 class TargetError(ValueError):
-    """The model or log density cannot be a target; the message names the site and the way out."""
+    """The model or log density cannot be a target; the message names the site and the way out.
+
+    Raised for discrete or unnormalised latent sites, sites whose shapes do not fit one another, and
+    whatever a model itself raises when it is traced. Nothing has been computed by then.
+    """
 
 
 class NonFiniteTargetError(TargetError):
-    """The log density or its gradient is not finite wherever the fit tried to start."""
+    """The log density or its gradient is not finite wherever the fit tried to start.
+
+    The message names the site, and the first datum, that make it so: a support that excludes the
+    data, an overflow, a NaN among the data. ``init=`` gives `vi.fit` another place to start from.
+    """
 
 
 class FitError(RuntimeError):
-    """A fit broke down and was asked to raise; ``posterior`` holds the last good state."""
+    """A fit broke down and was asked to raise; ``posterior`` holds the last good state.
+
+    Only with ``vi.fit(..., on_failure="raise")``; by default a fit that breaks down warns and
+    returns that posterior, with the verdict *failed*.
+
+    Attributes:
+      posterior: as the fit was before it broke down.
+    """
 
     def __init__(self, message: str, posterior: Any):
         super().__init__(message)
@@ -38,7 +53,11 @@ class FitError(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """A file is not a complete checkpoint or posterior of the expected structure."""
+    """A file is not a complete checkpoint or posterior of the expected structure.
+
+    It was cut short, was written by another model, family or data, or is no such file. A file is
+    replaced only by a whole one, and the one before is kept as ``NAME.previous``.
+    """
 
 
 def describe(tree: Any) -> str:
@@ -79,13 +98,18 @@ def check_call(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        name = getattr(model, "__name__", type(model).__name__)
+        inner = getattr(model, "func", model)  # of a functools.partial
+        name = getattr(inner, "__name__", type(inner).__name__)
         strange = [given for given in kwargs if given not in signature.parameters]
         close = [c for s in strange for c in difflib.get_close_matches(s, options, 1)]
         meant = f" Did you mean {', '.join(close)}?" if close else ""
+        others = (
+            f" Arguments that are not options of {owner} are passed on to the model: check their "
+            "names and number."
+        )
         raise TypeError(
-            f"{owner}: expected arguments of {name}{signature}; {error}. Arguments that are not "
-            f"options of {owner} are passed on to the model: check their names and number.{meant}"
+            f"{owner}: expected arguments of {name}{signature}; {error}."
+            f"{others if options else ''}{meant}"
         ) from None
 
 

@@ -90,7 +90,8 @@ def fit(
         ``"delta"``; Adam with clipped gradients for flows.
       learning_rate: of Adam, 0.01 if not given, or of L-BFGS before its line search. Without
         ``num_steps`` Adam's is lowered twice, each time to 0.3 of it, when the ELBO has stopped
-        rising. For flows 0.005 at first, by a cosine to zero.
+        rising. For flows 0.005 at first, by a cosine to zero; with an objective that averages
+        fewer than 32 particles, or bounds, as much less as its noise is larger.
       num_steps: steps of stochastic optimisation; if not given, 4000 for flows, else at most
         10,000 and until a test finds that the ELBO has stopped rising (95 % over all its looks,
         0.05 nats over a third of the steps).

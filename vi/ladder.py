@@ -122,7 +122,9 @@ class _Ladder:
                 continue
             start = _grow(q, found, count)
             run = MixtureSolver(self.target, jax.random.fold_in(_typed(self.key), count), start)
-            if self.spent + run.cost() > self.budget * (1 if self.modes else MIXTURES):
+            spent = self.spent + run.cost()
+            most = self.budget * (1 if self.modes else MIXTURES)
+            if spent > most or spent + most_gradients(spent) > self.budget:
                 return
             before = self.best.elbo
             tried = self._mixed(run)
@@ -162,7 +164,8 @@ class _Ladder:
         start = self.best.q if bent else self.gaussian
         left = self.budget - self.spent
         draws = self.options.num_draws or FEWEST_DRAWS
-        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients(draws))
+        judged = draws * (1 + len(self.modes))  # its own, and as many at each other mode
+        count = min(MOST_MAPS, 1 + left // mixflow(2, start).gradients(judged))
         if count < FEWEST_MAPS:
             self.why = self._beyond()
             return

@@ -46,7 +46,7 @@ MAX_TUNING_FREE = 1000  # coordinates up to which an optimizer without a rate is
 CLIP = 1.5  # running norms of the gradient
 RANK = 10
 FLOW_PARTICLES = 32
-FLOW_LEARNING_RATE = 5e-3  # of Adam at first; by a cosine to zero over ...
+FLOW_LEARNING_RATE = 5e-3  # of Adam at first, with so many particles; by a cosine to zero over ...
 FLOW_STEPS = 4000
 _SECOND_ORDER = ("full_rank", "mean_field", "block")
 _adam = optax.inject_hyperparams(optax.adam)
@@ -146,7 +146,9 @@ def _around(target: Target, key: Array, options: FitOptions, q: Any) -> tuple[Ar
     steps = options.num_steps or FLOW_STEPS
     optimizer = options.optimizer
     if optimizer is None:
-        rates = optax.cosine_decay_schedule(options.learning_rate or FLOW_LEARNING_RATE, steps)
+        fewer = min(1.0, _averaged(estimator) / FLOW_PARTICLES) ** 0.5  # and so more noise
+        rate = options.learning_rate or FLOW_LEARNING_RATE * fewer
+        rates = optax.cosine_decay_schedule(rate, steps)
         optimizer = optax.chain(clip_by_ema_norm(CLIP), optax.adam(rates))
     cost = _gradients(estimator, q)
     guarded = options.objective is None
@@ -236,8 +238,9 @@ def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
             )
         return chosen
     if options.objective is not None:
-        if chosen is None and _is_weighted(options.objective) and not isinstance(q, Mixture):
-            chosen = DoublyReparameterized()
+        open_ = getattr(options.objective, "estimator", None) is None and chosen is None
+        if open_ and _is_weighted(options.objective) and not isinstance(q, Mixture):
+            chosen = DoublyReparameterized()  # noise of pathwise gradients grows with particles
         return options.objective if chosen is None else with_estimator(options.objective, chosen)
     if chosen is None and target.subsampled and isinstance(q, Gaussian):
         return Stein(PARTICLES)  # the noise of the minibatch hides what sticking the landing gains
@@ -246,13 +249,19 @@ def _estimator(options: FitOptions, q: Any, target: Target) -> Any:
     return elbo(num_particles=particles, estimator=chosen or default)
 
 
-def _is_weighted(objective: Objective) -> bool:
-    """Whether it is an importance-weighted bound whose estimator is left open.
-
-    The noise of their pathwise gradients drowns the signal as particles are added.
-    """
+def _is_weighted(objective: Any) -> bool:
+    """Whether it is an importance-weighted bound."""
     programs = {bound.__wrapped__ for bound in (iwae, miwae, ciwae)}  # type: ignore[attr-defined]
-    return objective.program in programs and objective.estimator is None
+    return getattr(objective, "program", None) in programs
+
+
+def _averaged(estimator: Any) -> int:
+    """Terms that an estimate is the mean of: particles, or bounds of several particles each."""
+    if not isinstance(estimator, Objective):
+        return estimator.num_particles
+    options = dict(estimator.options)
+    particles = 1 if _is_weighted(estimator) else options.get("num_particles", 1)
+    return particles * options.get("num_bounds", 1)
 
 
 def _gradients(estimator: Any, q: Any) -> int:

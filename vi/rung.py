@@ -19,7 +19,7 @@ from vi.options import FitOptions
 from vi.plan import plan
 from vi.posterior import Diagnostics, Posterior, diagnose
 from vi.posterior.cut import can_cut, find_cut, num_chains
-from vi.posterior.diagnostics import misfit, missed_mass
+from vi.posterior.diagnostics import from_each, misfit, missed_mass
 from vi.posterior.verdict import judge, judge_point
 from vi.provenance import provenance
 from vi.status import Status
@@ -144,7 +144,8 @@ def report(
             found = found._replace(cut=cut.share, cut_shift=cut.shift)
             gradients += cut.gradients
             verdict = judge(found, *about)
-    gradients += found.num_draws * getattr(q, "gradients_per_draw", 0)
+    drawn = found.num_draws + len(others) * from_each(found)
+    gradients += drawn * getattr(q, "gradients_per_draw", 0)
     cost = {"gradients": gradients, "log_densities": found.num_draws, **clock.read()}
     about = {**provenance(target, key, options.given()), "status": status.name, "cost": cost}
     return Posterior(target, q, status, verdict, found, history, cost, (), key, about)

@@ -4,7 +4,19 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """Outcome of a fit. Jitted code stores the number; people read `message`."""
+    """Outcome of a fit. Jitted code stores the number; people read `message`.
+
+    ``CONVERGED``: the stopping test found nothing left worth its tolerance. ``MAX_STEPS``: all
+    steps were taken before that. ``STALLED``: the optimizer stopped moving short of the optimum.
+    ``STOPPED``: a callback asked for it. ``INTERRUPTED``: Ctrl-C; the state is the last good one.
+    ``NONFINITE`` and ``CHOLESKY_FAILED``: broken numbers; the state is the last good one, and
+    `failed` is true. ``RUNNING``: not at its end.
+
+    Example:
+      >>> import vi
+      >>> vi.Status.CONVERGED.message
+      'The stopping test found no improvement left worth the tolerance.'
+    """
 
     RUNNING = 0
     CONVERGED = 1

@@ -12,6 +12,9 @@ PICTURES = (
     "new_divergence",
     "flow_posterior",
     "elevation",
+    "digits_last_layer",
+    "next_point",
+    "streams",
 )
 
 
@@ -19,7 +22,11 @@ def main(made: pathlib.Path) -> None:
     """Write them for the gallery."""
     where = pathlib.Path(__file__).parents[1] / "_static" / "gallery"
     for name in PICTURES:
-        with Image.open(made / f"{name}.png") as picture:
+        path = made / f"{name}.png"
+        if not path.exists():
+            print(f"No {path}: its thumbnail stays as it is.")
+            continue
+        with Image.open(path) as picture:
             small = picture.convert("RGB")
             small.thumbnail((WIDTH, WIDTH))
             small.quantize(64).save(where / f"{name}.png", optimize=True)

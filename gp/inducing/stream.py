@@ -31,7 +31,13 @@ from vi.random import fast_key
 
 
 class Memory(NamedTuple):
-    """Data that are kept, with the sites that they have now."""
+    """Data that are kept, with the sites that they have now.
+
+    Attributes:
+      x: inputs.
+      y: targets.
+      sites: of the data, one for each.
+    """
 
     x: Float[Array, "K D"]
     y: Float[Array, " K"]
@@ -106,8 +112,8 @@ class Stream(Predictive):
           The new stream; this one stays as it is.
 
         Raises:
-          ValueError: for inputs or targets that cannot be; a class that the likelihood does not
-            have among them.
+          ValueError: for inputs or targets that cannot be, a class that the likelihood does not
+            have among them; for inducing inputs so close that rounding spoils the sums.
           TypeError: for a number of steps that is none.
         """
         owner, likelihood = "Stream.update", self.model.likelihood
@@ -183,7 +189,8 @@ def stream(posterior: Any, *, key: Array, num_memory: int = 100) -> Stream:
       The stream.
 
     Raises:
-      ValueError: if the posterior is not through inducing inputs.
+      ValueError: if the posterior is not through inducing inputs, or these are so close to one
+        another that rounding spoils the sums over data.
 
     Example:
       >>> import gp, jax, jax.numpy as jnp
@@ -264,6 +271,13 @@ def _remembered(before: Stream, data: Data, sites: Sites, kept: np.ndarray, coun
     memory = pick(kept)
     prior = StreamedPrior(*both, memory.x, before.z, base)
     tril, q = law_of(prior, memory.sites)
+    if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves(q)):
+        raise ValueError(
+            f"gp.Stream: expected sums over data that rounding leaves as they are; with these "
+            f"{len(before.z)} inducing inputs, too close to one another for the length scale, it "
+            "does not. Take fewer inducing inputs, farther apart"
+            + (", or 64-bit floats." if before.z.dtype == jnp.float32 else ".")
+        )
     return dataclasses.replace(before, base=base, memory=memory, count=count, tril=tril, q=q)
 
 

@@ -26,16 +26,27 @@ RATE = 1e-3  # of Adam
 
 
 class FactorState(NamedTuple):
-    """Everything training knows; a pytree, to be checkpointed."""
+    """Everything training knows; a pytree, to be checkpointed.
+
+    Attributes:
+      step: steps taken, shape ``()``.
+      q: mean and sparse factor of q(f), and hyperparameters.
+      rows: state of the optimizer of q, one for each of its rows.
+      values: state of the optimizer of hyperparameters.
+      skips: steps in a row that were not finite.
+      status: a `vi.Status`, as a number.
+      elbos: mean of each chunk, nats.
+      steps: at the end of each chunk.
+    """
 
     step: Array
     q: SparseGaussian
-    rows: Any  # of the optimizer, one for each row of q
-    values: Any  # of the optimizer of hyperparameters
-    skips: Array  # steps in a row that were not finite
+    rows: Any
+    values: Any
+    skips: Array
     status: Array
-    elbos: np.ndarray  # mean of each chunk
-    steps: np.ndarray  # at the end of each chunk
+    elbos: np.ndarray
+    steps: np.ndarray
 
 
 class FactorRun:

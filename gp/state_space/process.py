@@ -83,7 +83,20 @@ def process(kernel: Any, steps: Float[Array, "*T B"]) -> Process:
 
 
 def markov(kernel: Any) -> bool:
-    """Whether a kernel is a Markov process of the kind that `process` makes."""
+    """Whether a kernel is a Markov process of the kind that `process` makes.
+
+    Args:
+      kernel: of one input.
+
+    Returns:
+      True for `gp.Matern` of half-integer order, `gp.Constant`, and their sums and products.
+
+    Example:
+      >>> import gp
+      >>> from gp.state_space import markov
+      >>> markov(gp.Matern(1.0) + gp.Constant(2.0)), markov(gp.SquaredExponential(1.0))
+      (True, False)
+    """
     if isinstance(kernel, (Sum, Product)):
         return all(map(markov, kernel.kernels))
     if isinstance(kernel, Scaled):

@@ -29,12 +29,19 @@ class StateSpace:
 
 
 class Filtered(NamedTuple):
-    """What a filter found; weights are before resampling, and sum to one at each time."""
+    """What a filter found; weights are before resampling, and sum to one at each time.
 
-    log_evidence: Float[Array, ""]  # log of an unbiased estimate of p(y_1:T)
+    Attributes:
+      log_evidence: logarithm of an unbiased estimate of :math:`p(y_{1:T})`, nats.
+      particles: of the hidden state, at each time.
+      log_weights: their logarithms.
+      effective: effective number of particles, at each time.
+    """
+
+    log_evidence: Float[Array, ""]
     particles: Float[Array, "T N D"]
     log_weights: Float[Array, "T N"]
-    effective: Float[Array, " T"]  # effective number of particles
+    effective: Float[Array, " T"]
 
     def last(self, time: int | Array) -> "Before":
         """What the filter of the observations from ``time`` on goes on from.
@@ -50,7 +57,13 @@ class Filtered(NamedTuple):
 
 
 class Before(NamedTuple):
-    """Particles of a stream at the time before the next observation, and that one's time."""
+    """Particles of a stream at the time before the next observation, and that one's time.
+
+    Attributes:
+      particles: of the hidden state.
+      log_weights: their logarithms; they sum to one.
+      time: of the next observation, from 0, shape ``()``.
+    """
 
     particles: Float[Array, "N D"]
     log_weights: Float[Array, " N"]

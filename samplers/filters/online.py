@@ -14,16 +14,30 @@ from samplers.filters.resampling import Resampling, Transport
 
 
 class OnlineFilterState(NamedTuple):
-    """What is known between windows."""
+    """What is known between windows.
+
+    Attributes:
+      params: of model and proposal, a pytree.
+      before: particles at the end of the last window.
+      optimizer: state of the optimizer.
+      skipped: windows whose gradient was not finite and was not followed.
+    """
 
     params: Any
     before: Before
     optimizer: Any
-    skipped: Int[Array, ""]  # windows whose gradient was not finite and was not followed
+    skipped: Int[Array, ""]
 
 
 class OnlineFilter(NamedTuple):
-    """What `online_filter` returns."""
+    """What `online_filter` returns.
+
+    Attributes:
+      init: from a key, parameters and the first window to the first state, and what the filter
+        found there.
+      update: from a key, a state and the next window to the next state, and what the filter found
+        there.
+    """
 
     init: Callable[[Array, Any, Any], tuple[OnlineFilterState, Filtered]]
     update: Callable[[Array, OnlineFilterState, Any], tuple[OnlineFilterState, Filtered]]

@@ -11,11 +11,18 @@ from samplers.particles.state import ParticleInfo, check_particles
 
 
 class FictitiousPlayState(NamedTuple):
-    """Distribution so far, as particles and by its outputs, and the chains of the best response."""
+    """Distribution so far, as particles and by its outputs, and the chains of the best response.
 
-    particles: Float[Array, "N D"]  # of the mixture of all responses
-    outputs: Float[Array, " n"]  # mean output for every datum
-    response: Float[Array, "N D"]  # chains, in the last Gibbs distribution
+    Attributes:
+      particles: of the mixture of all responses.
+      outputs: mean output for every datum.
+      response: chains, in the last Gibbs distribution.
+      count: steps taken.
+    """
+
+    particles: Float[Array, "N D"]
+    outputs: Float[Array, " n"]
+    response: Float[Array, "N D"]
     count: Int[Array, ""]
 
 

@@ -8,17 +8,27 @@ from jaxtyping import Array, Float, Int
 
 
 class ParticleState(NamedTuple):
-    """Particles, and how often they have moved."""
+    """Particles, and how often they have moved.
+
+    Attributes:
+      particles: unconstrained.
+      count: moves made.
+    """
 
     particles: Float[Array, "N D"]
     count: Int[Array, ""]
 
 
 class ParticleInfo(NamedTuple):
-    """What is told of a step."""
+    """What is told of a step.
 
-    kept: Int[Array, ""]  # particles that stayed, since their move was not finite
-    moved: Float[Array, ""]  # root mean square of the moves
+    Attributes:
+      kept: particles that stayed, since their move was not finite.
+      moved: root mean square of the moves.
+    """
+
+    kept: Int[Array, ""]
+    moved: Float[Array, ""]
 
 
 def moved(state: ParticleState, new: Float[Array, "N D"]) -> tuple[ParticleState, ParticleInfo]:

@@ -2,7 +2,7 @@
 
 import inspect
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -85,6 +85,17 @@ def arguments(
                 f"{list(columns)}; choose others with --map {name}=COL[,COL]."
             )
     return {name: _joined(name, listed, columns) for name, listed in chosen.items()}
+
+
+def without_one(model: Callable, given: Collection[str]) -> list[str]:
+    """Arguments of a model that were not given and have the default None, as data often do.
+
+    Args:
+      model: a function of data.
+      given: names of the arguments that it was given.
+    """
+    parameters = inspect.signature(model).parameters.values()
+    return [p.name for p in parameters if p.name not in given and p.default is None]
 
 
 def _joined(name: str, listed: list[str], columns: dict[str, np.ndarray]) -> np.ndarray:

@@ -4,11 +4,12 @@ import argparse
 import importlib.util
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 
 from vi.command import columns
+from vi.errors import TargetError
 from vi.fitting import fit
 from vi.posterior import Posterior
 
@@ -42,18 +43,34 @@ def load(where: str) -> Callable:
 def run(given: argparse.Namespace) -> int:
     """Fit, print the summary and the verdict, and write the results; returns the exit status."""
     model = load(given.model)
-    data = columns.arguments(model, columns.read(given.data), given.columns)
-    posterior = fit(
-        model, key=jax.random.key(given.seed), family=given.family,
-        checkpoint=given.checkpoint, progress=False if given.quiet else None, on_failure="return",
-        **data,
-    )  # fmt: skip
+    table = columns.read(given.data)
+    data = columns.arguments(model, table, given.columns)
+    left = columns.without_one(model, data)
+    try:
+        posterior = fit(
+            model, key=jax.random.key(given.seed), family=given.family, on_failure="return",
+            checkpoint=given.checkpoint, progress=False if given.quiet else None, **data,
+        )  # fmt: skip
+    except TargetError as error:
+        if not left:
+            raise
+        raise TargetError(f"{_defaults(left, table)} Without, {error}") from error
+    if left:
+        print(_defaults(left, table))
     out = pathlib.Path(given.out)
     written = write(posterior, out, given.samples)
     print(posterior.summary(num_samples=given.samples).to_string())
     print(posterior.verdict)
     print(f"Written to {out}: {', '.join(written)}.")
     return 0 if posterior.verdict.grade in ("good", "fair") else 1
+
+
+def _defaults(left: list[str], table: Collection[str]) -> str:
+    names = " or ".join(map(repr, left))
+    return (
+        f"No column is called {names}, so the model got its default. Give it one out of "
+        f"{list(table)} with --map {left[0]}=COL[,COL]."
+    )
 
 
 def write(posterior: Posterior, out: pathlib.Path, num_samples: int) -> list[str]:

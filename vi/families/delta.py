@@ -8,7 +8,11 @@ from vi.module import module
 
 @module
 class Delta:
-    """All mass at ``loc``. Its log density is 0 by convention, so that the ELBO is log p(loc)."""
+    """All mass at ``loc``. Its log density is 0 by convention, so that the ELBO is log p(loc).
+
+    Attributes:
+      loc: the point, unconstrained.
+    """
 
     loc: Float[Array, " D"]
 

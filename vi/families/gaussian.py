@@ -26,6 +26,11 @@ class Gaussian:
 
     Made by `mean_field`, `full_rank`, `block` and `low_rank`, or from a scale directly.
 
+    Attributes:
+      loc: m, the mean and the mode.
+      scale: the structure of Σ and its parameters, one of `vi.families.scale`: diagonal, dense, in
+        blocks or of low rank.
+
     Example:
       >>> import jax, vi
       >>> q = vi.mean_field(3)
@@ -35,7 +40,7 @@ class Gaussian:
     """
 
     loc: Float[Array, " D"]
-    scale: Any  # one of vi.families.scale
+    scale: Any
 
     @property
     def dim(self) -> int:
@@ -113,7 +118,22 @@ def mean_field(
 def full_rank(
     dim: int, *, loc: Array | None = None, scale: float = 1.0, positive: Positive = "linear"
 ) -> Gaussian:
-    """A Gaussian with a full covariance: O(D²) parameters. Arguments as `mean_field`."""
+    """A Gaussian with a full covariance: O(D²) parameters.
+
+    Args:
+      dim: number D of coordinates.
+      loc: location, shape ``(D,)``; zero if not given.
+      scale: standard deviation of every coordinate to begin with.
+      positive: parameterisation of the scale (`vi.families.scale`).
+
+    Returns:
+      The family.
+
+    Example:
+      >>> import vi
+      >>> vi.full_rank(3, scale=0.1).loc.shape
+      (3,)
+    """
     loc = _loc(dim, loc)
     return Gaussian(loc, DenseScale.of(scale * jnp.eye(dim, dtype=loc.dtype), positive))
 
@@ -129,7 +149,17 @@ def low_rank(
     """Σ = diag(s²) + F Fᵀ with R = ``rank`` columns: O(D R) parameters.
 
     The factor starts at a small multiple of distinct columns of the identity, since at F = 0
-    its gradient vanishes. Other arguments as `mean_field`.
+    its gradient vanishes.
+
+    Args:
+      dim: number D of coordinates.
+      rank: R, at most D.
+      loc: location, shape ``(D,)``; zero if not given.
+      scale: s of every coordinate to begin with.
+      positive: parameterisation of the scale (`vi.families.scale`).
+
+    Returns:
+      The family.
 
     Raises:
       ValueError: if ``rank`` is not between 1 and ``dim``.

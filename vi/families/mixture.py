@@ -21,10 +21,14 @@ class Mixture:
     The choice of component is not reparameterised but enumerated: `draw` gives draws of every
     component with weights, so that expectations are differentiable in the logits too, without
     bias and with less noise than by sampling the component.
+
+    Attributes:
+      logits: logarithms of the weights, up to a constant.
+      components: Gaussians or flows of one structure; every leaf has a leading axis K.
     """
 
     logits: Float[Array, " K"]
-    components: Any  # Gaussians or flows; every leaf has a leading axis K
+    components: Any
 
     @property
     def num_components(self) -> int:

@@ -15,7 +15,12 @@ from vi.module import module, static
 
 
 class Scores(NamedTuple):
-    """Draws from q and the scores of the target there: what `batch_and_match` learns from."""
+    """Draws from q and the scores of the target there: what `batch_and_match` learns from.
+
+    Attributes:
+      draws: from q.
+      scores: gradients of the target's log density there.
+    """
 
     draws: Float[Array, "S D"]
     scores: Float[Array, "S D"]
@@ -33,6 +38,10 @@ class ScoreSample:
 
     ``num_samples`` draws and gradients a call, at least one; antithetic draws come in pairs, an
     odd last one alone.
+
+    Attributes:
+      num_samples: draws, and gradients, a call.
+      antithetic: whether they come in pairs that mirror each other at the mean.
     """
 
     num_samples: int = static(default=32)

@@ -24,28 +24,48 @@ from jaxtyping import Array
 
 
 class MeanCovariance(NamedTuple):
-    """Mean and covariance."""
+    """Mean and covariance.
+
+    Attributes:
+      loc: the mean, shape ``(D,)``.
+      covariance: shape ``(D, D)``, or variances, ``(D,)``.
+    """
 
     loc: Array
     covariance: Array
 
 
 class Natural(NamedTuple):
-    """Precision times mean, and precision."""
+    """Precision times mean, and precision.
+
+    Attributes:
+      shift: precision times mean, shape ``(D,)``.
+      precision: the inverse of the covariance, shape ``(D, D)``, or of the variances, ``(D,)``.
+    """
 
     shift: Array
     precision: Array
 
 
 class Expectation(NamedTuple):
-    """First and second moments; for a diagonal Gaussian, of each coordinate."""
+    """First and second moments; for a diagonal Gaussian, of each coordinate.
+
+    Attributes:
+      mean: shape ``(D,)``.
+      second_moment: :math:`E[z z^T]`, shape ``(D, D)``, or :math:`E[z^2]`, ``(D,)``.
+    """
 
     mean: Array
     second_moment: Array
 
 
 class SquareRoot(NamedTuple):
-    """Mean and lower triangular root of the covariance; standard deviations if diagonal."""
+    """Mean and lower triangular root of the covariance; standard deviations if diagonal.
+
+    Attributes:
+      loc: the mean, shape ``(D,)``.
+      root: lower triangular, shape ``(D, D)``, or standard deviations, ``(D,)``.
+    """
 
     loc: Array
     root: Array

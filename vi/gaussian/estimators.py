@@ -55,6 +55,10 @@ class Stein:
     """Gradients only, at normal draws: the pathwise gradient with the entropy in closed form.
 
     Unbiased; S gradients a call. Antithetic draws remove the noise of even terms.
+
+    Attributes:
+      num_samples: S, draws a call.
+      antithetic: whether they come in pairs that mirror each other at the mean.
     """
 
     num_samples: int = static(default=16)
@@ -76,6 +80,9 @@ class SphericalRadial:
     2D + 1 gradients a call; exact for quadratic log densities. With ``random_radius`` unbiased
     for any density, otherwise exact in the mean for polynomials of degree five, with less noise.
     For scales with as much noise as coordinates (not low rank).
+
+    Attributes:
+      random_radius: whether the radius of the points is drawn, instead of fixed.
     """
 
     random_radius: bool = static(default=False)
@@ -109,6 +116,10 @@ class BonnetPrice:
     The estimate of E[∇²f] does not divide by the covariance, so it is stable where q is narrow;
     it sees curvature at the draws only, and on smooth targets has more noise for its cost than
     `SphericalRadial`.
+
+    Attributes:
+      num_samples: S, draws a call.
+      antithetic: whether they come in pairs that mirror each other at the mean.
     """
 
     num_samples: int = static(default=8)

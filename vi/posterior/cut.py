@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi.compile import quick_jit
-from vi.families import Gaussian
+from vi.families import Gaussian, Mixture
 from vi.families.scale import DenseScale
 from vi.posterior.diagnostics import Diagnostics, log_prob, shifts, weighed_draws
 from vi.random import host_generator
@@ -17,10 +17,10 @@ from vi.targets import Target
 
 _LEAPFROGS, _ROUNDS = 16, 4  # steps of a trajectory, and trajectories of a chain
 _STEPS = 0.01, 0.5  # of which a step size is drawn, log-uniformly, in standard deviations
-_POOL = 8  # draws for each chain, out of which it starts from the one of lowest density
+_POOL = 8  # draws for each chain, out of which it starts from one near an edge
 _OUTSIDE = 3.0  # nats by which the posterior's density must be above that of q
-_FEWEST, _SHARE = 5, 0.002  # chains outside, and of the pool, for it not to be chance
-_CHAINS = 128, 512
+_FEWEST, _SHARE = 3, 0.001  # chains outside, and of the pool, for it not to be chance
+_CHAINS = 256, 512
 _WIDER = 1.5  # variance of the Gaussian around the ends outside, relative to theirs
 _PER_CHAIN = _LEAPFROGS * _ROUNDS + 1  # gradients
 
@@ -42,7 +42,7 @@ class _Ends(NamedTuple):
 
 
 def num_chains(gradients: int) -> int:
-    """Chains, a power of two from 128 to 512, that take about a third of so many gradients."""
+    """Chains, 256 or 512, that take about a third of so many gradients."""
     least, most = _CHAINS
     return min(max(2 ** int(math.log2(max(gradients / 3 / _PER_CHAIN, 1))), least), most)
 
@@ -53,23 +53,24 @@ def most_gradients(gradients: int) -> int:
 
 
 def can_cut(q: Any, target: Target) -> bool:
-    """Whether a family is so flexible that its density may end at a wall: a flow, or some mixed."""
-    return hasattr(getattr(q, "components", q), "around") and not target.subsampled
+    """Whether a family is so flexible that its density may end at a wall: a flow, or a mixture."""
+    return (isinstance(q, Mixture) or hasattr(q, "around")) and not target.subsampled
 
 
 def find_cut(key: Array, found: Diagnostics, q: Any, target: Target, chains: int) -> Cut:
     r"""Move draws of q by a few trajectories of Hamiltonian Monte Carlo, and see where they end.
 
-    A flow trained by reverse KL may end at a wall: it is the posterior up to there, and nearly
-    zero beyond, where the posterior goes on. Then the weights of its draws are equal, and k-hat,
-    the evidence and the moments they give are those of what is kept. But moves that keep the
-    posterior's density cross the wall. Those draws are moved that are likely to be near an
-    edge: the eighth where the posterior's density is lowest. What is counted is ends z' with
+    A flow or a mixture trained by reverse KL may end at a wall: it is the posterior up to there,
+    and nearly zero beyond, where the posterior goes on. Then the weights of its draws are equal,
+    and k-hat, the evidence and the moments they give are those of what is kept. But moves that
+    keep the posterior's density cross the wall. Those draws are moved that are likely to be near an
+    edge: out of eight times as many those where the posterior's density is lowest, and those that
+    are farthest out by the covariance of all. What is counted is ends z' with
 
     .. math:: \log p(z') - \log q(z') - \log\hat Z > 3,
 
     a density more than 20 times that of q; where q is right the posterior has next to no mass
-    there. Fewer than five, or than 0.2 % of the draws chosen from, are taken for chance. If there
+    there. Fewer than three, or than 0.1 % of the draws chosen from, are taken for chance. If there
     are more, draws of q and of a Gaussian around such ends are weighed together,
     :math:`w = p / \tfrac12 (q + g)`, for the mass beyond and what it does to the moments.
 
@@ -97,7 +98,7 @@ def find_cut(key: Array, found: Diagnostics, q: Any, target: Target, chains: int
     if found.bad or not math.isfinite(found.log_evidence):
         return nothing
     generator, around = host_generator(key, 17), _whitening(found.draws)
-    first = np.argsort(found.log_p[:pool])[:chains]
+    first = _outermost(found, around, pool)[:chains]
     ends = _move(generator, found.draws[first], around, found, q, target)
     spent = chains * _PER_CHAIN
     if ends.outside.any():  # they may be the first of more
@@ -123,6 +124,13 @@ def _whitening(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         unit = (x - x.mean(0)) / sd
         correlation = 0.999 * (unit.T @ unit / len(x)) + 0.001 * correlation
     return x.mean(0), sd[:, None] * np.linalg.cholesky(correlation)
+
+
+def _outermost(found: Diagnostics, around: tuple[np.ndarray, np.ndarray], pool: int) -> np.ndarray:
+    """Draws by how near an edge they are: by their density and by their distance, in turns."""
+    x = np.linalg.solve(around[1], (found.draws[:pool] - around[0]).T)
+    orders = np.argsort(found.log_p[:pool]), np.argsort(-np.sum(x**2, axis=0))
+    return np.array(list(dict.fromkeys(np.stack(orders, 1).ravel())))
 
 
 def _move(

@@ -21,24 +21,43 @@ _TO_BLAME = 2048  # draws, to tell which coordinate is
 
 
 class Diagnostics(NamedTuple):
-    """Fresh draws from q, weighed against the target."""
+    """Fresh draws from q, weighed against the target.
 
-    draws: np.ndarray  # of the first batch, unconstrained, shape (S, D)
-    log_p: np.ndarray  # there
+    Attributes:
+      draws: of the first batch, unconstrained, shape ``(S, D)``.
+      log_p: log density of the target at these, shape ``(S,)``.
+      log_q: log density of q at these, shape ``(S,)``.
+      elbo: the mean of log p - log q, nats; this and all that follows from all batches.
+      elbo_sem: its standard error.
+      khat: shape of the generalised Pareto distribution that the largest importance weights follow.
+      khat_sem: its standard error.
+      efficiency: effective sample size of the weights, per draw.
+      log_evidence: by importance sampling, nats.
+      bad: share of draws at which the target's log density is not finite.
+      num_draws: of all batches.
+      mean_shift: largest move of a coordinate's mean by the weights, in standard deviations of q.
+      sd_shift: the same of its standard deviation, relative.
+      missed: share of the mass found that lies where q has none.
+      cut: share of the mass beyond the draws of a flow; see `vi.posterior.cut`.
+      cut_shift: the move that it makes in any mean or standard deviation.
+    """
+
+    draws: np.ndarray
+    log_p: np.ndarray
     log_q: np.ndarray
-    elbo: float  # this and all that follows from all batches
+    elbo: float
     elbo_sem: float
     khat: float
     khat_sem: float
-    efficiency: float  # effective sample size of the weights, per draw
+    efficiency: float
     log_evidence: float
-    bad: float  # share of draws at which the target's log density is not finite
+    bad: float
     num_draws: int
-    mean_shift: float = 0.0  # of any coordinate by the weights, in standard deviations of q
-    sd_shift: float = 0.0  # the same of its standard deviation, relative
-    missed: float = 0.0  # share of the mass found that lies where q has none
-    cut: float = 0.0  # share of the mass beyond the draws of a flow; see `vi.posterior.cut`
-    cut_shift: float = 0.0  # that it makes in any mean or standard deviation
+    mean_shift: float = 0.0
+    sd_shift: float = 0.0
+    missed: float = 0.0
+    cut: float = 0.0
+    cut_shift: float = 0.0
 
 
 def _drawn(key: Array, q: Any, block: Array) -> tuple[Array, Array]:
@@ -167,6 +186,18 @@ def log_prob(q: Any, z: Array) -> Array:
     return q.log_prob(z)
 
 
+@quick_jit
+def _weighing_log_prob(key: Array, q: Any, z: Array) -> Array:
+    """What stands for log q in weights of draws of another family."""
+    given = getattr(q, "augmented_log_prob", None)
+    return q.log_prob(z) if given is None else given(fast_key(key), z)
+
+
+def from_each(found: Diagnostics) -> int:
+    """Draws of each optimum by which `missed_mass` weighs them against each other."""
+    return min(len(found.draws), _FROM_EACH)
+
+
 def missed_mass(
     key: Array, found: Diagnostics, q: Any, others: list[Any], target: Target
 ) -> np.ndarray:
@@ -175,7 +206,8 @@ def missed_mass(
     Draws of q and of the K others are weighed against the equal mixture of all,
     :math:`w = p / \tfrac{1}{K+1} (q + \sum_k q_k)`. What counts as missed is the weight of those
     at which q is less than at any draw of its own, given to the optimum that is densest there.
-    Zero where an optimum overlaps with q: k-hat then sees what q misses.
+    Zero where an optimum overlaps with q: k-hat then sees what q misses. For a MixFlow all this is
+    done in its augmented space, a draw of another family having a momentum and a phase of its own.
 
     Args:
       key: a key; use one that the fit has not used.
@@ -190,14 +222,13 @@ def missed_mass(
     Complexity:
       2048 K log densities.
     """
-    size = min(len(found.draws), _FROM_EACH)
+    size = from_each(found)
     seen = [weighed_draws(key, other, target, k, size) for k, other in enumerate(others)]
     draws = [found.draws[:size], *(z for z, _, _ in seen)]
     log_p = np.concatenate([found.log_p[:size], *(p for _, p, _ in seen)]).astype(float)
-    log_q, *each = (
-        np.concatenate([log_prob(family, z) for z in draws]).astype(float)
-        for family in (q, *others)
-    )
+    there = [_weighing_log_prob(key, q, z) for z in draws[1:]]
+    log_q = np.concatenate([found.log_q[:size], *there]).astype(float)
+    each = [np.concatenate([log_prob(other, z) for z in draws]).astype(float) for other in others]
     each = np.stack(each)
     ratios = log_p - np.logaddexp(log_q, np.logaddexp.reduce(each, axis=0))
     ratios = np.where(np.isfinite(ratios), ratios, -np.inf)

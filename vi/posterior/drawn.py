@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from vi.posterior import evaluate, plots, tables
+from vi.posterior.predicted import predicted
 from vi.posterior.verdict import Verdict
 from vi.targets import Target
-from vi.targets.arguments import is_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +44,8 @@ class Drawn(abc.ABC):
 
         Args:
           key: a key.
-          *args: arguments of the model, with ``None`` for the observations to be predicted.
+          *args: arguments of the model, with ``None`` for the observations to be predicted. Those
+            of the fit are not remembered: inputs are given again, or new ones.
           num_samples: number S of draws.
           **kwargs: keyword arguments of the same.
 
@@ -53,23 +53,14 @@ class Drawn(abc.ABC):
           ``{site: (S, *shape)}``.
 
         Raises:
-          TypeError: if the target is not a NumPyro model.
+          TypeError: if the target is not a NumPyro model, or the arguments are not its own.
+          ValueError: if data are given for all that could be predicted.
         """
-        from numpyro.infer import Predictive
-
-        model = getattr(self.target.structure, "model", None)
-        if model is None:
-            raise TypeError(
-                f"{type(self).__name__}.predictive: expected a NumPyro model; the target is a "
-                "plain log density, which cannot generate data. Map your function over sample()."
-            )
+        owner = f"{type(self).__name__}.predictive"
         draw_key, predict_key = jax.random.split(key)
         latent = set(self.target.layout.names)
         draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
-        predict = Predictive(self.target.with_bound(model), draws)
-        as_jax = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) and is_data(x) else x
-        args, kwargs = jax.tree.map(as_jax, (args, kwargs))  # NumPy's take no traced indices
-        return predict(predict_key, *args, **kwargs)
+        return predicted(self.target, draws, predict_key, args, kwargs, owner)
 
     def _constrained(self, z: Array | np.ndarray) -> Draws:
         return jax.tree.map(np.asarray, evaluate.constrain(self.target, z))

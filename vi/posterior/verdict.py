@@ -18,7 +18,12 @@ CUT = 0.01  # share of the mass beyond the draws for "poor"; for "fair" at best,
 
 
 class Verdict(NamedTuple):
-    """A grade and its reasons; prints as a few sentences."""
+    """A grade and its reasons; prints as a few sentences.
+
+    Attributes:
+      grade: ``"good"``, ``"fair"``, ``"poor"`` or ``"failed"``.
+      text: the reasons, what is wrong and what to try, in sentences.
+    """
 
     grade: Grade
     text: str

@@ -27,6 +27,10 @@ class Penalised(NamedTuple):
     The value is taken datum by datum and summed; the penalty, such as a distance between the
     aggregated posterior and the prior, is one number for the batch. It is subtracted, multiplied
     by the number of data N, so that it is in nats for each datum.
+
+    Attributes:
+      value: what is averaged over draws, nats: a number, or one for each datum of the batch.
+      penalty: of the draws of a batch, shape ``()``.
     """
 
     value: Array

@@ -33,12 +33,18 @@ class Target:
 
     A pytree: the data are leaves, so a jitted function of a target does not compile again for
     new data of the same shapes. Methods take one point; use `jax.vmap` for many.
+
+    Attributes:
+      data: arrays of the model or of the log density: the leaves.
+      structure: how they are used, the same for all data of these shapes.
+      bound: positional arguments and names that `functools.partial` has fixed.
+      points_over: devices that share the points of many, if any.
     """
 
     data: list
     structure: Any = static()
-    bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))  # by functools.partial
-    points_over: Mesh | None = static(default=None)  # devices that share the points of many
+    bound: tuple[int, tuple[str, ...]] = static(default=(0, ()))
+    points_over: Mesh | None = static(default=None)
 
     @property
     def layout(self) -> Layout:
@@ -201,15 +207,27 @@ def target(model: Callable | Target, *args: Any, **kwargs: Any) -> Target:
     return dataclasses.replace(made, bound=(count, names)) if count or names else made
 
 
+def _of_pandas(args: tuple, kwargs: dict) -> list[str]:
+    """Arguments that are series or tables."""
+    given = {**{f"argument {i}": x for i, x in enumerate(args)}, **kwargs}
+    return [name for name, x in given.items() if type(x).__module__.partition(".")[0] == "pandas"]
+
+
 def _look_at_data(model: Callable, args: tuple, kwargs: dict) -> Target:
     """Compile a model for the values of its data, which it looks at."""
     try:
         return _build(model, args, kwargs, bake=True)
     except LOOKS_AT_DATA as error:
+        pandas = _of_pandas(args, kwargs)
+        if pandas:
+            raise TargetError(
+                f"vi.target: expected arrays; got pandas objects as {', '.join(pandas)}. Pass "
+                "their values, as in frame.to_numpy()."
+            ) from error
         raise TargetError(
             "vi.target: expected a model that JAX can trace; it turns a random value into a NumPy "
             f"array, number or condition ({str(error).splitlines()[0]}). Use jax.numpy in the "
-            "model, and pass arrays rather than pandas objects (series.to_numpy())."
+            "model, and pass arrays."
         ) from error
 
 
