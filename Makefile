@@ -50,12 +50,16 @@ bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and
 
 bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated
 	$(BIN)/python -m benchmarks.flows
+	$(BIN)/python -m benchmarks.flow_step
+	$(BIN)/python -m benchmarks.reliability
 
 bench-gp: $(VENV)/.bench ## sparse inverse Cholesky factors, GPBoost beside them; writes docs/generated
 	mkdir -p $(OUT)
 	$(BIN)/python -m benchmarks.gp_peers gpboost terrain draw labels counts > $(OUT)/gp_peers.json
-	$(BIN)/python -m benchmarks.sic terrain draw labels counts inducing full million objective dense dimensions \
-	  --peers $(OUT)/gp_peers.json
+	for name in terrain draw labels counts inducing full million objective dense dimensions; do \
+	  $(BIN)/python -m benchmarks.sic $$name || exit 1; done
+	$(BIN)/python -m benchmarks.sic --peers $(OUT)/gp_peers.json
+	$(BIN)/python -m benchmarks.svgp
 	$(BIN)/python -m benchmarks.which_gp
 	$(BIN)/python -m benchmarks.tensor
 
@@ -71,7 +75,7 @@ bench-scaling: $(VENV)/.bench ## time and memory against rows, dimensions, parti
 bench-million: $(VENV)/.bench ## a million rows, a thousand coefficients; 4 GB of disk; writes docs/generated
 	$(BIN)/python -m benchmarks.million
 
-bench-laws: $(VENV)/.bench ## streams that change: conformal radii, a filter that learns; writes docs/generated
+bench-laws: $(VENV)/.bench ## a mixture in 64 dimensions, conformal radii, a filter that learns; writes docs/generated
 	$(BIN)/python -m benchmarks.laws
 
 bench-quick: $(VENV)/.bench ## bench-gaussian with one seed, under out/

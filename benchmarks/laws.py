@@ -1,8 +1,8 @@
-"""Streams that change: figures for conformal radii and for a particle filter that learns.
+"""Laws and streams: a mixture in 64 dimensions, conformal radii, a particle filter that learns.
 
 Each row of a table is a process of its own, held to one core; CPU seconds have compilation in them.
 
-    python -m benchmarks.laws [--parts conformal filter] [--out docs/generated]
+    python -m benchmarks.laws [--parts mixture conformal filter] [--out docs/generated]
 """
 
 import argparse
@@ -11,23 +11,59 @@ import pathlib
 
 import numpy as np
 
-from benchmarks import laws_streams
+from benchmarks import laws_mixture, laws_streams
 from benchmarks.process import machine, run_alone
 
 PACKAGES = ("jax", "numpyro", "optax", "blackjax")
-PARTS = {"conformal": laws_streams.RADII, "filter": laws_streams.FILTERS}
+PARTS = {
+    "mixture": laws_mixture.METHODS,
+    "conformal": laws_streams.RADII,
+    "filter": laws_streams.FILTERS,
+}
 
 
 def one(part: str, method: str) -> dict:
     """One row in this process."""
-    work = {"conformal": laws_streams.conformal, "filter": laws_streams.following}
-    return work[part](method)
+    streams = {"conformal": laws_streams.conformal, "filter": laws_streams.following}
+    return {"mixture": laws_mixture.mixture, **streams}[part](method)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def mixture(found: dict[str, dict]) -> str:
+    """A mixture in many dimensions."""
+    m, rows = laws_mixture, []
+    for method, told in found.items():
+        if "error" in told:
+            rows.append([method, told["error"], *[""] * 5])
+            continue
+        both = [told[name] for name in ("reverse", "forward") if name in told]
+        cells = [f"{x:.2f}" for x in [sum(both), *both]] if both else ["no density", "", ""]
+        shares = f"{min(told['shares']):.2f} to {max(told['shares']):.2f}"
+        rows.append([method, f"{told['cpu']:.0f}", *cells, f"{told['sliced']:.2f}", shares])
+    head = ["law by", "CPU s", "symmetric KL, nats", "KL(q, p)", "KL(p, q)"]
+    head += ["sliced Wasserstein", "shares of components"]
+    floor = next((f"{told['floor']:.2f}" for told in found.values() if "floor" in told), "-")
+    return f"""## A mixture in {m.D} dimensions
+
+{m.COMPONENTS} equal components of unit covariance, means normal, some 11 deviations apart.
+*Wasserstein flow* is `flows.wasserstein_flow` from a normal of deviation {m.WIDE:g}, {m.STEPS}
+steps of {m.STEP:g} by convex maps of {m.HIDDEN} units, `estimate="density"`; *neural spline* is
+that of `vi.fit`, {m.SPLINE_STEPS:,} steps, from its own start and from that wide normal; *SVGD* has
+{m.PARTICLES} annealed particles, begun there too; *mean field* ends when it is done. KL by
+{m.DRAWS:,} draws of q and {m.EXACT:,} exact ones; sliced Wasserstein between {m.PARTICLES} draws of
+each, {floor} between exact ones. Shares of {1 / m.COMPONENTS:g} would be right; they are of the
+draws nearest to a component.
+
+{table(head, rows)}
+
+The density of a few modes is what KL(q, p) prefers and KL(p, q) forbids. `family="auto"` takes a
+mixture of Gaussians, which is the very family of this target; the other laws are general ones.
+"""
 
 
 def conformal(found: dict[str, dict]) -> str:
@@ -102,7 +138,27 @@ caught up within 10 windows of the shift, and before it learning cost a little.
 """
 
 
-WORDS = {"conformal": conformal, "filter": following}
+WORDS = {"mixture": mixture, "conformal": conformal, "filter": following}
+
+
+def draw_mixture(found: dict[str, dict], path: pathlib.Path) -> None:
+    """The figure: draws of each law before the components, in the plane that parts them best."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    m, told = laws_mixture, {k: v for k, v in found.items() if "error" not in v}
+    figure, axes = plt.subplots(
+        1, len(told), figsize=(2.4 * len(told), 2.7), layout="constrained", sharex=True, sharey=True
+    )
+    z = m.exact(m.SEEN, 3) @ m.plane()
+    for axis, (method, row) in zip(np.atleast_1d(axes), told.items(), strict=True):
+        axis.scatter(*z.T, s=3, color="0.75")
+        axis.scatter(*np.array(row["seen"]).T, s=3, color="C0")
+        axis.set_title(method, fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def draw(found: dict[str, dict], path: pathlib.Path) -> None:
@@ -151,11 +207,16 @@ def main() -> None:
             print(part, method, told.get("error", told.get("cpu")), flush=True)
     found = {part: found[part] for part in PARTS if part in found}
     kept.write_text(json.dumps(found) + "\n")
-    pages = [WORDS[part](rows) for part, rows in found.items()]
+    pages = []
+    for part, rows in found.items():
+        pages.append(WORDS[part](rows))
+        if part == "mixture":
+            draw_mixture(rows, given.out / "laws_mixture.png")
+            pages.append("![Draws, blue, before exact ones, grey](laws_mixture.png)\n")
     if "filter" in found:
         draw(found, given.out / "laws.png")
         pages.append("![Filters over a shift](laws.png)\n")
-    head = f"""# Streams that change
+    head = f"""# Laws and streams
 
 Written by `python -m benchmarks.laws` on {machine(*PACKAGES)}.
 """

@@ -215,7 +215,7 @@ def lost(exact, other, noise):
 def dimensions(count=3000, left_out=300):
     rows = []
     condition = jax.jit(lambda prior, sites: prior.condition(sites))
-    for d in (2, 5, 10, 20):
+    for d in (2, 3, 4, 5, 10, 20):
         for noise in (0.01, 0.2):
             length = 0.5 * np.sqrt(d)
             x, y, x_new, _ = draw(count, left_out, d, length, noise)

@@ -10,8 +10,8 @@ HEADER = """# Gaussian processes by sparse inverse Cholesky factors
 
 Written by `python -m benchmarks.sic` on {machine}, {cores} cores, Python {python}, jax {jax}.
 CPU seconds of one process on one thread, in 64-bit floats; the machine ran other work beside it, so
-that they are good to about a fifth. `first call` has the compilation in it, if none of the same
-shapes came before in the process: `draw` finds the code of `terrain`.
+that they are good to about a fifth. `first call` has the compilation in it: each field was fitted
+in a process of its own, and then `again` in the same one.
 """
 
 SECTIONS = {
@@ -25,7 +25,7 @@ out, in nats; `local` is that of `predict(method="local")`. GPBoost is Vecchia's
 Laplace's. With M inducing inputs, where they were run, kullback, GPJax and GPyTorch each take
 natural-gradient steps of rate 0.1 and steps of Adam of rate 0.01 on minibatches of 256, from the
 same inputs and start. With the true rate of the counts NLPD is 1.870, with the true odds of the
-labels 0.595. Times of `counts` and of inducing inputs were taken beside some twenty busy processes.
+labels 0.595. Times of `counts` were taken beside some twenty busy processes.
 """,
     "full": """## 110,000 heights
 

@@ -80,7 +80,8 @@ def main(out: pathlib.Path) -> str:
         "# Functional tensors",
         "",
         f"Half of the entries are held out; rank 2; means of {SEEDS} seeds. `python -m "
-        "benchmarks.tensor` makes this page.",
+        "benchmarks.tensor` makes this page. Cells are the same decomposition of a table, whose "
+        "values know nothing of each other.",
         "",
         "| data | decomposition | factors | error | NLPD | CPU s |",
         "|---|---|---|---|---|---|",

@@ -93,10 +93,12 @@ def pair_by_pair(key: jax.Array) -> dict[str, list[float]]:
             here = jax.random.fold_in(key, low)
             flow = flow.update(x[rows], y[rows], key=here, num_memory=size, move=True)
             found[name].append(right(flow, y_new < low + 2))
-        print(f"Digits {name}: {100 * found[name][-1]:.1f} % of {len(y_new)} left out", flush=True)
+        steps = ", ".join(f"{100 * share:.1f}" for share in found[name])
+        print(f"Digits {name}: {steps} % right, pair by pair", flush=True)
     whole = gp.fit(x, y, **options)
     found["all at once"] = [right(whole, y_new < 10)]
-    print(f"Digits all at once: {100 * found['all at once'][0]:.1f} %", flush=True)
+    share = 100 * found["all at once"][0]
+    print(f"Digits all at once: {share:.1f} % right of {len(y_new)} left out", flush=True)
     return found
 
 
@@ -112,15 +114,16 @@ def picture(flow: gp.Stream, whole: gp.Posterior, found: dict[str, list[float]])
     left.plot(years, whole.predict(years).mean, "k:", lw=1, label="all at once")
     left.plot(x_new, y_new, ".", ms=4, color="tab:orange", label="left out")
     for rows in np.array_split(x, BATCHES)[1:]:
-        left.axvline(rows[0], color="0.85", lw=0.6, zorder=0)
-    left.set(xlabel="year", ylabel="root of the sunspot number")
-    left.legend(loc="upper left", ncols=3, fontsize=8)
+        line = left.axvline(rows[0], color="0.8", lw=0.8, zorder=0)
+    line.set_label("a batch begins")
+    left.set(xlabel="year", ylabel="root of the sunspot number", ylim=(-4, 20))
+    left.legend(loc="upper left", ncols=4, fontsize=8)
     pairs = np.arange(1, 6)
     for name in ("with memory", "without"):
-        right.plot(pairs, found[name], "o-", label=name)
-    right.axhline(found["all at once"][0], color="k", ls=":", label="all at once")
-    right.set(xlabel="pairs of digits seen", ylabel="accuracy on classes seen", xticks=pairs)
-    right.legend(fontsize=8)
+        right.plot(pairs, 100 * np.array(found[name]), "o-", label=name)
+    right.plot(5, 100 * found["all at once"][0], "k*", ms=11, label="all ten at once")
+    right.set(xlabel="pairs of digits seen", ylabel="% right of classes seen", xticks=pairs)
+    right.legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     return figure
 

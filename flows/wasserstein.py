@@ -28,7 +28,8 @@ TITLE = "Wasserstein flow"
 TIMESCALE = 2.0  # of the map beside the critic
 FIRST = 3  # times that the first map is trained, with what comes of it as a start
 LAST = 0.02  # share of the learning rate that is left at the end of a step
-MOMENTA = {"b1": 0.5, "b2": 0.99}
+RATES = {"critic": 5e-3, "density": 2e-2}  # of Adam
+MOMENTA = {"critic": 0.5, "density": 0.9}  # first ones, of Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def wasserstein_flow(
     num_inner: int = 300,
     batch_size: int = 256,
     num_draws: int = 4096,
-    learning_rate: float = 5e-3,
+    learning_rate: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> WassersteinFlow:
     r"""Descend a functional of laws in the Wasserstein space by JKO steps.
@@ -95,9 +96,11 @@ def wasserstein_flow(
     P_k come from them, by their log-determinants and inverses.
 
     With ``estimate="density"`` these log-determinants take the critic's place, where F is a
-    function of the density: dearer in high dimensions, and more exact. A critic falls short of the
-    supremum, and more so the farther P is from the reference: against a Gaussian one, laws that
-    are narrow within their covariance come out too narrow.
+    function of the density: more exact, and dearer in high dimensions, except for convex maps of
+    one hidden layer with H < D units, whose log-determinants cost O(H³). A critic falls short of
+    the supremum, and more so the farther P is from the reference: against a Gaussian one, laws that
+    are narrow within their covariance come out too narrow. Where P has to part into modes, short
+    steps keep the mass of each; a long one gives it to few of them.
 
     Args:
       functional: F.
@@ -111,14 +114,15 @@ def wasserstein_flow(
       estimate: as above.
       hidden: units of the hidden layers of a map; of the first one alone for ``"residual"``.
       critic_hidden: of the critic.
-      num_inner: extragradient steps for each map, each of two batches; the first of the K steps
-        takes three times as many.
+      num_inner: extragradient steps for each map, each of two batches, or half of the steps of
+        Adam; the first of the K steps takes three times as many.
       batch_size: draws of a batch.
       num_draws: draws of P_k that are made for a step, from which batches are taken.
-      learning_rate: of Adam, falling by a cosine within each step.
-      optimizer: of the pair of map and critic, in place of the default
-        ``extragradient(two_timescale(adam, 2))``; it is given the gradients of
-        `optim.saddle_gradient`, and asked by `optim.eval_params`.
+      learning_rate: of Adam, falling by a cosine within each step; if not given, 0.005 against a
+        critic and 0.02 without.
+      optimizer: of the pair of map and critic, in place of the default, which is
+        ``extragradient(two_timescale(adam, 2))``, or Adam alone where there is no critic; it is
+        given the gradients of `optim.saddle_gradient`, and asked by `optim.eval_params`.
 
     Returns:
       The flow.
@@ -150,9 +154,10 @@ def wasserstein_flow(
     """
     first = _start(start)
     numbers = {"step_size": step_size, "num_steps": num_steps, "num_inner": num_inner}
-    numbers |= {"batch_size": batch_size, "num_draws": num_draws, "learning_rate": learning_rate}
+    rate = RATES.get(estimate, 0.0) if learning_rate is None else learning_rate
+    numbers |= {"batch_size": batch_size, "num_draws": num_draws, "learning_rate": rate}
     wrong = {name: value for name, value in numbers.items() if not value > 0}
-    if wrong or layer not in ("convex", "residual") or estimate not in ("critic", "density"):
+    if wrong or layer not in ("convex", "residual") or estimate not in RATES:
         raise ValueError(
             "wasserstein_flow: expected positive numbers, layer 'convex' or 'residual', and "
             f"estimate 'critic' or 'density'; got {wrong or (layer, estimate)}."
@@ -165,7 +170,7 @@ def wasserstein_flow(
     sizes = (first.dim, *critic_hidden, 1)
     players = made, Network(*initial_parameters(generator, sizes, dtype))
     stacked = jax.tree.map(lambda x: jnp.zeros((num_steps, *x.shape), x.dtype), made)
-    advance = _compiled(estimate, num_inner, batch_size, num_draws, learning_rate, optimizer)
+    advance = _compiled(estimate, num_inner, batch_size, num_draws, rate, optimizer)
     told = np.zeros((num_steps, 3))
     for n, k in enumerate([0] * (FIRST - 1) + list(range(num_steps))):
         words = fast_key(jax.random.fold_in(key, n))
@@ -213,7 +218,11 @@ def _compiled(
     """One JKO step, compiled."""
     if optimizer is None:
         rates = optax.cosine_decay_schedule(learning_rate, 2 * num_inner, LAST)
-        optimizer = extragradient(two_timescale(optax.adam(rates, **MOMENTA), TIMESCALE))
+        adam = optax.adam(rates, b1=MOMENTA[estimate], b2=0.99)
+        if estimate == "critic":
+            optimizer = extragradient(two_timescale(adam, TIMESCALE))
+        else:
+            optimizer = optax.apply_if_finite(adam, 2 * num_inner)
     critical = estimate == "critic"
 
     def push(k: Array, stacked: Any, x: Array, log_q: Array) -> tuple[Array, Array]:
@@ -270,11 +279,17 @@ def _compiled(
         layer, critic = solution
         value, squared = objective(layer, critic, x, log_q, look_key)
         stacked = jax.tree.map(lambda a, b: a.at[k].set(b), stacked, layer)
-        skipped = [s.skipped for s in jax.tree.leaves(state, is_leaf=_counts) if _counts(s)]
+        skipped = [_skipped(s) for s in jax.tree.leaves(state, is_leaf=_counts) if _counts(s)]
         return solution, stacked, value, squared, sum(skipped, start=jnp.zeros((), jnp.int32))
 
     return quick_jit(advance)
 
 
 def _counts(state: Any) -> bool:
-    return hasattr(type(state), "skipped")
+    return isinstance(state, optax.ApplyIfFiniteState) or hasattr(type(state), "skipped")
+
+
+def _skipped(state: Any) -> Array:
+    """Updates that were not made, as optax and as `optim` count them."""
+    found = isinstance(state, optax.ApplyIfFiniteState)
+    return state.total_notfinite if found else state.skipped

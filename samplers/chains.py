@@ -11,10 +11,9 @@ from jaxtyping import Float
 from samplers.convergence import Convergence
 from samplers.grouped import Grouped
 from samplers.kept import Transition
+from samplers.saved import about, read
 from vi import Posterior, Target, Verdict, storage
-from vi.errors import CheckpointError
 from vi.posterior.saved import check_density
-from vi.provenance import data_digest
 from vi.random import host_words
 from vi.status import Status
 from vi.targets import target as make_target
@@ -67,11 +66,8 @@ class Chains(Grouped):
         Args:
           path: where to; a file there is kept as ``NAME.previous``.
         """
-        layout = self.target.layout
         meta = {
-            "kind": "chains",
-            "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
-            "data": data_digest(self.target),
+            **about("chains", self.target),
             "status": self.status.name,
             "verdict": list(self.verdict),
             "convergence": self.convergence._asdict(),
@@ -97,20 +93,8 @@ class Chains(Grouped):
           CheckpointError: if the file is not whole or not of chains, or if the model's sites or
             data are not those that were sampled.
         """
-        leaves, meta = storage.load(path)
         target = make_target(model, *args, **kwargs)
-        layout = target.layout
-        found = {
-            "kind": "chains",
-            "sites": [list(layout.names), [list(shape) for shape in layout.shapes]],
-            "data": data_digest(target),
-        }
-        for name, value in found.items():
-            if meta.get(name) != value:
-                raise CheckpointError(
-                    f"{path}: expected {name} {value!r}; the file has {meta.get(name)!r}. Give the "
-                    "model and data that were sampled."
-                )
+        leaves, meta = read(path, "chains", target)
         kept = Transition(*map(np.asarray, leaves))
         check_density(path, target, kept.z[0], kept.log_density[0])
         return cls(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +11,13 @@ from jaxtyping import Float
 
 from samplers.convergence import RHAT, rhat_and_ess
 from samplers.grouped import Grouped
-from vi import Posterior, Target, Verdict
+from samplers.saved import about, read
+from vi import Posterior, Target, Verdict, storage
+from vi.posterior import evaluate
+from vi.posterior.saved import check_density
+from vi.random import host_words
 from vi.status import Status
+from vi.targets import target as make_target
 
 APART = 0.3, 1.0  # standard deviation of log Ẑ over populations, nats, for "good" and for "fair"
 FOUNDERS = 50, 10  # first particles with offspring in each population, likewise
@@ -58,7 +65,7 @@ class Population(Grouped):
       agreement: what is behind the verdict.
       cost: ``{"gradients", "seconds", "compile_seconds"}``; what the start cost is in
         ``start.cost``.
-      start: the approximation from which the particles began.
+      start: the approximation from which the particles began, or None for those from disk.
       key: the key of the run.
       provenance: versions, key, digest of the data, options.
     """
@@ -72,7 +79,7 @@ class Population(Grouped):
     verdict: Verdict
     agreement: Agreement
     cost: dict[str, float]
-    start: Posterior
+    start: Posterior | None
     key: Any
     provenance: dict[str, Any]
 
@@ -82,6 +89,60 @@ class Population(Grouped):
 
     def _attributes(self) -> dict[str, Any]:
         return {"log_evidence": self.log_evidence}
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the particles, without the model and its data, to one file; see `load`.
+
+        Args:
+          path: where to; a file there is kept as ``NAME.previous``.
+        """
+        meta = {
+            **about("population", self.target),
+            "evidence": [self.log_evidence, self.log_evidence_error],
+            "status": self.status.name,
+            "verdict": list(self.verdict),
+            "agreement": self.agreement._asdict(),
+            "cost": self.cost,
+            "key": host_words(self.key),
+            "provenance": self.provenance,
+        }
+        density = evaluate.log_density(self.target, self.points[0][:64])
+        storage.save(path, [self.points, np.asarray(density), *self.temperatures], meta)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike, model: Callable | Target, *args: Any, **kwargs: Any
+    ) -> "Population":
+        """Read populations that `save` wrote. No code in the file is executed.
+
+        Args:
+          path: the file.
+          model: the model or log density, or a `vi.Target`; it is not in the file.
+          *args: arguments of the model: the data, which are not in the file either.
+          **kwargs: keyword arguments of the model.
+
+        Raises:
+          CheckpointError: if the file is not whole or not of populations, or if the model's sites
+            or data are not those that were sampled.
+        """
+        target = make_target(model, *args, **kwargs)
+        (points, density, *heats), meta = read(path, "population", target)
+        check_density(path, target, points[0], density)
+        told = {**meta["agreement"], "log_evidences": tuple(meta["agreement"]["log_evidences"])}
+        return cls(
+            target=target,
+            points=points,
+            log_evidence=meta["evidence"][0],
+            log_evidence_error=meta["evidence"][1],
+            temperatures=tuple(heats),
+            status=Status[meta["status"]],
+            verdict=Verdict(*meta["verdict"]),
+            agreement=Agreement(**told),
+            cost=meta["cost"],
+            start=None,
+            key=np.asarray(meta["key"], np.uint32),
+            provenance=meta["provenance"],
+        )
 
 
 def evidence(log_evidences: np.ndarray) -> tuple[float, float]:

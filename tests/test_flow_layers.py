@@ -252,3 +252,18 @@ def test_splines_have_their_slope_at_knots(x64):
             both = spline.forward_and_log_det if forward else spline.inverse_and_log_det
             slopes = jax.vmap(jax.grad(lambda x, both=both: both(x)[0]))(points)
             np.testing.assert_allclose(slopes, jnp.exp(both(points)[1]), rtol=1e-9)
+
+
+def test_few_units_have_the_determinant_of_the_whole_jacobian():
+    """One hidden layer with fewer units than coordinates, by Sylvester's identity."""
+    rng = np.random.default_rng(1)
+    made = flows.ConvexGradient.initial(np.random.default_rng(0), DIM, (2,), np.dtype("float32"))
+    layer, x = moved(made), rng.normal(size=(4, DIM)).astype(np.float32)
+    look = lambda layer, x: (
+        layer.forward_and_log_det(x)[1],
+        jnp.linalg.slogdet(jax.vmap(jax.hessian(layer.potential))(x))[1],
+    )
+    look = quick_jit(look)
+    found, exact = look(layer, x)
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+    assert np.abs(found - look(moved(made, seed=2), x)[1]).max() > 1e-3

@@ -59,6 +59,21 @@ def test_a_run_that_is_cut_off_goes_on(start, found, tmp_path):
     assert whole.log_evidence == found.log_evidence
 
 
+def test_populations_come_back_from_disk(found, tmp_path):
+    path = tmp_path / "population.npz"
+    found.save(path)
+    loaded = samplers.Population.load(path, TARGET)
+    np.testing.assert_array_equal(loaded.points, found.points)
+    assert (loaded.agreement, loaded.verdict) == (found.agreement, found.verdict)
+    assert loaded.log_evidence == found.log_evidence
+    np.testing.assert_array_equal(loaded.temperatures, found.temperatures)
+    other = vi.target(lambda x: two_modes(x) - jnp.sum(x**4), jnp.zeros(2))
+    with pytest.raises(vi.CheckpointError, match="log density"):
+        samplers.Population.load(path, other)
+    with pytest.raises(vi.CheckpointError, match="chains"):
+        samplers.Chains.load(path, TARGET)
+
+
 def test_populations_that_disagree_are_poor():
     fine = Agreement(1.0, "x", (0.0, 0.1, 0.2), 100, 0.8, 0, 5, 0)
     grade = lambda **changed: judge(fine._replace(**changed), Status.CONVERGED, []).grade

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from gp.cholesky import safe_cholesky
+from gp.cholesky import cholesky, safe_cholesky
 from gp.inducing.interdomain import covariance_of, cross_of
 
 CHUNK = 4096  # data at once
@@ -33,7 +33,7 @@ def basis(kernel: Any, z: Any) -> Basis:
     added = jnp.maximum(jnp.diagonal(matrix), jnp.finfo(matrix.dtype).eps * scale)
     _, jitter = safe_cholesky(jax.lax.stop_gradient(matrix), jax.lax.stop_gradient(added))
     jitter = jax.lax.stop_gradient(jitter)
-    return Basis(jnp.linalg.cholesky(matrix + jnp.diag(jitter * added)), jitter * scale)
+    return Basis(cholesky(matrix + jnp.diag(jitter * added)), jitter * scale)
 
 
 def features(kernel: Any, z: Any, tril: Array, x: Float[Array, "B D"]) -> Float[Array, "M B"]:
@@ -104,6 +104,6 @@ class Whitened(NamedTuple):
 
 def whitened(linear: Float[Array, " M"], precision: Float[Array, "M M"]) -> Whitened:
     """q(v) of the natural parameters :math:`S^{-1} m` and :math:`S^{-1}`; differentiable."""
-    tril = jnp.linalg.cholesky(precision)
+    tril = cholesky(precision)
     inverse = solve_triangular(tril, jnp.eye(len(linear), dtype=linear.dtype), lower=True)
     return Whitened(inverse.T @ (inverse @ linear), inverse)
