@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Of tqdm without ipywidgets, and of ArviZ 0.23 at import.
 quiet = "ignore:IProgress not found,ignore::FutureWarning:arviz"
 os.environ.setdefault("PYTHONWARNINGS", quiet)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's alarms of slow compilation
 
 import api  # noqa: E402
 

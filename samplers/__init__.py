@@ -7,6 +7,7 @@ from samplers.convergence import Convergence
 from samplers.mcmc import mcmc
 from samplers.moments import MomentState, StochasticMoments, stochastic_moments
 from samplers.nuts import nuts
+from samplers.pathfinder import pathfinder
 from samplers.population import Agreement, Population
 from samplers.smc import smc
 from samplers.structured import StructuredInfo, StructuredState, structured_sgld
@@ -32,6 +33,7 @@ __all__ = [
     "mcmc",
     "nuts",
     "online_conformal",
+    "pathfinder",
     "smc",
     "stochastic_moments",
     "structured_sgld",
