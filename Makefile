@@ -75,7 +75,7 @@ bench-scaling: $(VENV)/.bench ## time and memory against rows, dimensions, parti
 bench-million: $(VENV)/.bench ## a million rows, a thousand coefficients; 4 GB of disk; writes docs/generated
 	$(BIN)/python -m benchmarks.million
 
-bench-laws: $(VENV)/.bench ## a mixture in 64 dimensions, conformal radii, a filter that learns; writes docs/generated
+bench-laws: $(VENV)/.bench ## a mixture, a small network, conformal radii, a filter that learns; writes docs/generated
 	$(BIN)/python -m benchmarks.laws
 
 bench-quick: $(VENV)/.bench ## bench-gaussian with one seed, under out/
