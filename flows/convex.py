@@ -127,7 +127,7 @@ class ConvexGradient(Layer):
         return jnp.linalg.slogdet(plain)[1] + jnp.linalg.slogdet(inside + eye)[1]
 
     def forward_and_log_det(self, x: Float[Array, "*S D"], context: Context = None) -> Mapped:
-        """The image of x and ``log |det ∂y/∂x|``; O(D² H + D³) for the latter."""
+        """The image of x and ``log |det ∂y/∂x|``; O(D² H + D H² + D³) for the latter."""
         del context
         rows = x.reshape(-1, x.shape[-1])
         return self._image(rows).reshape(x.shape), self._log_det(rows).reshape(x.shape[:-1])

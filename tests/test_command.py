@@ -96,7 +96,7 @@ def test_check_agrees(capsys):
         ("model.py:regression", "data.csv", [], "argument 'X': expected a column"),
         ("model.py:regression", "data.csv", ["--map", "X=first,third"], r"unknown \['third'\]"),
         ("model.py:regression", "data.csv", ["--map", "Z=first"], "--map Z=first: expected ARG"),
-        ("model.py:classes", "data.csv", [], r"'label'.* its default.*--map label=COL.*discrete"),
+        ("model.py:classes", "data.csv", [], r"discrete.*'label'.* its default.*--map label=COL"),
         ("model.py:regression", "holes.csv", ["--map", "X=second"], "2 are missing.*row 4"),
         ("model.py:regression", "empty.csv", [], "got none"),
         ("model.py:regression", "absent.csv", [], "absent.csv"),

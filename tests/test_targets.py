@@ -16,6 +16,7 @@ from numpyro.infer.util import potential_energy
 import vi
 from tests import models
 from tests.stats import assert_mean
+from vi.errors import check_call
 from vi.targets.cost import Cost, count_operations
 
 
@@ -101,6 +102,12 @@ def test_new_data_of_the_same_shape_is_not_traced_again():
     assert second < first
     density(vi.target(model, jnp.ones(3)), z)
     assert traces == before
+
+
+def test_an_error_tells_of_bound_arrays_by_shape_only():
+    model = functools.partial(models.regression, y=np.ones(30))
+    with pytest.raises(TypeError, match=r"of regression\(X, \*, y=float64\[30\]\); "):
+        check_call(model, (np.ones((30, 2)),), {"z": 1}, "vi.fit")
 
 
 def test_partial_keeps_bound_data_as_data():

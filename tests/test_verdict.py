@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vi
+from vi.module import module
 from vi.posterior.diagnostics import Diagnostics, diagnose, misfit, missed_mass
 from vi.posterior.psis import psis
 from vi.posterior.verdict import judge
@@ -171,6 +172,27 @@ def test_the_mass_of_another_mode_is_measured(x64):
     assert missed_mass(jax.random.key(1), seen, first, [near], target) < 0.005
     shares = missed_mass(jax.random.key(1), seen, first, [near, second], target)
     assert np.allclose(shares, [0, 0.3], atol=0.01)
+
+
+@module
+class Broken:
+    """A normal whose density cannot be evaluated far off, as by an inverse that diverges."""
+
+    normal: vi.Gaussian
+
+    def sample_and_log_prob(self, key, num_samples):
+        return self.normal.sample_and_log_prob(key, num_samples)
+
+    def log_prob(self, z):
+        return jnp.where(jnp.all(jnp.abs(z) < 9, axis=-1), self.normal.log_prob(z), jnp.nan)
+
+
+def test_where_a_family_cannot_be_evaluated_it_misses_the_mass(x64):
+    first, second = vi.mean_field(2), vi.mean_field(2, loc=jnp.full(2, 15.0))
+    both = vi.mixture([first, second], jnp.array([0.7, 0.3]))
+    target, q = vi.target(lambda x: both.log_prob(x), jnp.zeros(2)), Broken(first)
+    seen = diagnose(jax.random.key(0), q, target)
+    assert np.isclose(missed_mass(jax.random.key(1), seen, q, [second], target), 0.3, atol=0.01)
 
 
 def test_standard_error_of_khat_covers(x64):

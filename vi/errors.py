@@ -64,7 +64,7 @@ def describe(tree: Any) -> str:
     """Shapes and dtypes of a pytree's arrays, for messages."""
 
     def one(leaf: Any) -> str:
-        if isinstance(leaf, (np.ndarray, jax.Array)):
+        if _is_array(leaf):
             return f"{leaf.dtype}{list(leaf.shape)}"
         return repr(leaf) if isinstance(leaf, (int, float, bool, str)) else type(leaf).__name__
 
@@ -108,9 +108,31 @@ def check_call(
             "names and number."
         )
         raise TypeError(
-            f"{owner}: expected arguments of {name}{signature}; {error}."
+            f"{owner}: expected arguments of {name}{_brief(signature)}; {error}."
             f"{others if options else ''}{meant}"
         ) from None
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (np.ndarray, jax.Array))
+
+
+class _Bare(str):
+    """Text that shows itself without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _brief(signature: inspect.Signature) -> inspect.Signature:
+    """A signature that tells of arrays among its defaults their dtype and shape only."""
+    shown = [
+        p.replace(default=_Bare(f"{p.default.dtype}{list(p.default.shape)}"))
+        if _is_array(p.default)
+        else p
+        for p in signature.parameters.values()
+    ]
+    return signature.replace(parameters=shown)
 
 
 @contextmanager

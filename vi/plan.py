@@ -256,11 +256,17 @@ def _is_weighted(objective: Any) -> bool:
 
 
 def _averaged(estimator: Any) -> int:
-    """Terms that an estimate is the mean of: particles, or bounds of several particles each."""
+    """Terms that an estimate is the mean of: particles, or bounds of several particles each.
+
+    An objective without an option for either says nothing of it, and counts as the default's.
+    """
     if not isinstance(estimator, Objective):
         return estimator.num_particles
     options = dict(estimator.options)
-    particles = 1 if _is_weighted(estimator) else options.get("num_particles", 1)
+    if not options.keys() & {"num_particles", "num_bounds"}:
+        return FLOW_PARTICLES
+    bounds = _is_weighted(estimator) or "num_bounds" in options
+    particles = 1 if bounds else options.get("num_particles", 1)
     return particles * options.get("num_bounds", 1)
 
 

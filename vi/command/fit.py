@@ -54,7 +54,7 @@ def run(given: argparse.Namespace) -> int:
     except TargetError as error:
         if not left:
             raise
-        raise TargetError(f"{_defaults(left, table)} Without, {error}") from error
+        raise type(error)(f"{error} {_defaults(left, table)}") from error
     if left:
         print(_defaults(left, table))
     out = pathlib.Path(given.out)

@@ -26,12 +26,16 @@ _PER_CHAIN = _LEAPFROGS * _ROUNDS + 1  # gradients
 
 
 class Cut(NamedTuple):
-    """What lies beyond the draws of an approximation."""
+    """What lies beyond the draws of an approximation.
 
-    share: float  # of the posterior's mass, where q has next to none
-    shift: (
-        float  # that it makes in a mean, in standard deviations of q, or in one of these, relative
-    )
+    Attributes:
+      share: of the posterior's mass, where q has next to none.
+      shift: that it makes in a mean, in standard deviations of q, or in one of these, relative.
+      gradients: spent.
+    """
+
+    share: float
+    shift: float
     gradients: int
 
 

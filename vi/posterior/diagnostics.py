@@ -38,7 +38,7 @@ class Diagnostics(NamedTuple):
       mean_shift: largest move of a coordinate's mean by the weights, in standard deviations of q.
       sd_shift: the same of its standard deviation, relative.
       missed: share of the mass found that lies where q has none.
-      cut: share of the mass beyond the draws of a flow; see `vi.posterior.cut`.
+      cut: share of the mass beyond the draws of q; see `vi.posterior.cut`.
       cut_shift: the move that it makes in any mean or standard deviation.
     """
 
@@ -227,9 +227,9 @@ def missed_mass(
     draws = [found.draws[:size], *(z for z, _, _ in seen)]
     log_p = np.concatenate([found.log_p[:size], *(p for _, p, _ in seen)]).astype(float)
     there = [_weighing_log_prob(key, q, z) for z in draws[1:]]
-    log_q = np.concatenate([found.log_q[:size], *there]).astype(float)
+    log_q = _or_nothing(np.concatenate([found.log_q[:size], *there]))
     each = [np.concatenate([log_prob(other, z) for z in draws]).astype(float) for other in others]
-    each = np.stack(each)
+    each = _or_nothing(np.stack(each))
     ratios = log_p - np.logaddexp(log_q, np.logaddexp.reduce(each, axis=0))
     ratios = np.where(np.isfinite(ratios), ratios, -np.inf)
     if not np.isfinite(ratios).any():
@@ -237,6 +237,12 @@ def missed_mass(
     weights = np.exp(ratios - ratios.max())
     weights = np.where(log_q < found.log_q.min(), weights, 0.0) / weights.sum()
     return np.bincount(each.argmax(axis=0), weights, len(others))
+
+
+def _or_nothing(log_density: np.ndarray) -> np.ndarray:
+    """With -inf for NaN: a family whose inverse map diverges at a point has no mass there."""
+    log_density = log_density.astype(float)
+    return np.where(np.isnan(log_density), -np.inf, log_density)
 
 
 def misfit(found: Diagnostics) -> np.ndarray:

@@ -51,7 +51,7 @@ def judge(
     ``poor``: k-hat is above, weights move a moment by more than 0.5, less than 2 % of the draws
     are effective, some have no density, or more than 5 % of the mass found is at another optimum;
     or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond the draws of a
-    flow. Of the last two k-hat sees nothing.
+    flow or a mixture. Of the last two k-hat sees nothing.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -108,7 +108,7 @@ def judge(
             "lies where it has next to none, to which moves from its draws have led, and changes "
             f"a mean or standard deviation by {found.cut_shift:.2f} standard deviations or more. "
             f"Its own draws show nothing of this ({measured}), and resample() does not correct it. "
-            "Try another key or flow, family='auto', or run MCMC."
+            "Try another key or family, family='auto', or run MCMC."
         )
     elif shift > SHIFT[1]:
         grade = "poor"
