@@ -254,7 +254,7 @@ def test_what_cannot_be_is_refused(x64):
 
 
 @pytest.mark.parametrize(
-    ("count", "refused"), [(48, True), pytest.param(12, False, marks=pytest.mark.slow)]
+    ("count", "refused"), [(48, True), pytest.param(8, False, marks=pytest.mark.slow)]
 )
 def test_inducing_inputs_too_close_for_sums_are_named(count, refused, x64):
     """Sums in the inducing covariance lose digits with its condition; a NaN is no answer."""
@@ -272,4 +272,5 @@ def test_inducing_inputs_too_close_for_sums_are_named(count, refused, x64):
         with pytest.raises(ValueError, match="48 inducing inputs, too close to one another"):
             gp.stream(first, key=KEY, num_memory=0)
     else:
-        assert np.isfinite(gp.stream(first, key=KEY, num_memory=0).predict(NEW)[0]).all()
+        there = gp.stream(first, key=KEY, num_memory=0).predict(NEW).mean
+        assert np.allclose(there, first.predict(NEW).mean, atol=1e-3)
