@@ -59,12 +59,12 @@ def radial(
     """Radial layers: each moves all coordinates by a pull to or from one point.
 
     Args:
-      dim: number D of coordinates.
-      key: a key, for initial weights. Whatever it is, the flow starts as N(0, I).
-      num_layers: how many.
-      hidden: units of the hidden layers of the context's network, if there is one.
-      context_dim: coordinates of the context that makes the layers; see `Flow.given`.
-      dtype: of the parameters; JAX's default float if not given.
+      dim: as in `planar`.
+      key: as in `planar`.
+      num_layers: as in `planar`.
+      hidden: as in `planar`.
+      context_dim: as in `planar`.
+      dtype: as in `planar`.
 
     Returns:
       The flow, to be fitted by ``vi.fit(model, family=...)``.

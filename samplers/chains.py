@@ -11,10 +11,9 @@ from jaxtyping import Float
 from samplers.convergence import Convergence
 from samplers.grouped import Grouped
 from samplers.kept import Transition
-from samplers.saved import about, read
+from samplers.saved import fields, read, told
 from vi import Posterior, Target, Verdict, storage
 from vi.posterior.saved import check_density
-from vi.random import host_words
 from vi.status import Status
 from vi.targets import target as make_target
 
@@ -67,13 +66,8 @@ class Chains(Grouped):
           path: where to; a file there is kept as ``NAME.previous``.
         """
         meta = {
-            **about("chains", self.target),
-            "status": self.status.name,
-            "verdict": list(self.verdict),
+            **told("chains", self),
             "convergence": self.convergence._asdict(),
-            "cost": self.cost,
-            "key": host_words(self.key),
-            "provenance": self.provenance,
         }
         storage.save(path, list(self.transitions), meta)
 
@@ -100,11 +94,6 @@ class Chains(Grouped):
         return cls(
             target=target,
             transitions=kept,
-            status=Status[meta["status"]],
-            verdict=Verdict(*meta["verdict"]),
             convergence=Convergence(**meta["convergence"]),
-            cost=meta["cost"],
-            start=None,
-            key=np.asarray(meta["key"], np.uint32),
-            provenance=meta["provenance"],
+            **fields(meta),
         )

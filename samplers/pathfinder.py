@@ -16,7 +16,7 @@ from vi.compile import quick_jit
 from vi.errors import NonFiniteTargetError
 from vi.families.scale import DenseScale
 from vi.options import FitOptions
-from vi.random import host_generator
+from vi.random import check_count, check_key, host_generator
 from vi.rung import one_run, report
 from vi.status import Status
 
@@ -57,6 +57,7 @@ def pathfinder(
       The posterior, judged as that of `vi.fit` is.
 
     Raises:
+      TypeError: if the key is none.
       ValueError: for numbers that mean nothing.
       NonFiniteTargetError: if no Gaussian of any path has a finite ELBO.
 
@@ -76,10 +77,10 @@ def pathfinder(
       >>> bool(jnp.all(jnp.abs(found.q.loc - 3.0) < 0.01))
       True
     """
+    check_key("samplers.pathfinder", key)
     numbers = {"num_paths": num_paths, "num_steps": num_steps, "num_draws": num_draws}
     for name, value in {**numbers, "memory": memory}.items():
-        if not (isinstance(value, int | np.integer) and value > 0):
-            raise ValueError(f"samplers.pathfinder: expected {name} >= 1; got {value!r}.")
+        check_count("samplers.pathfinder", name, value)
     clock = Clock()
     target = make_target(model, *args, **kwargs)
     generator, dtype = host_generator(key, 0), np.dtype(target.layout.dtype)

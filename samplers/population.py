@@ -11,11 +11,10 @@ from jaxtyping import Float
 
 from samplers.convergence import RHAT, rhat_and_ess
 from samplers.grouped import Grouped
-from samplers.saved import about, read
+from samplers.saved import fields, read, told
 from vi import Posterior, Target, Verdict, storage
 from vi.posterior import evaluate
 from vi.posterior.saved import check_density
-from vi.random import host_words
 from vi.status import Status
 from vi.targets import target as make_target
 
@@ -97,14 +96,9 @@ class Population(Grouped):
           path: where to; a file there is kept as ``NAME.previous``.
         """
         meta = {
-            **about("population", self.target),
+            **told("population", self),
             "evidence": [self.log_evidence, self.log_evidence_error],
-            "status": self.status.name,
-            "verdict": list(self.verdict),
             "agreement": self.agreement._asdict(),
-            "cost": self.cost,
-            "key": host_words(self.key),
-            "provenance": self.provenance,
         }
         density = evaluate.log_density(self.target, self.points[0][:64])
         storage.save(path, [self.points, np.asarray(density), *self.temperatures], meta)
@@ -128,20 +122,15 @@ class Population(Grouped):
         target = make_target(model, *args, **kwargs)
         (points, density, *heats), meta = read(path, "population", target)
         check_density(path, target, points[0], density)
-        told = {**meta["agreement"], "log_evidences": tuple(meta["agreement"]["log_evidences"])}
+        found = {**meta["agreement"], "log_evidences": tuple(meta["agreement"]["log_evidences"])}
         return cls(
             target=target,
             points=points,
             log_evidence=meta["evidence"][0],
             log_evidence_error=meta["evidence"][1],
             temperatures=tuple(heats),
-            status=Status[meta["status"]],
-            verdict=Verdict(*meta["verdict"]),
-            agreement=Agreement(**told),
-            cost=meta["cost"],
-            start=None,
-            key=np.asarray(meta["key"], np.uint32),
-            provenance=meta["provenance"],
+            agreement=Agreement(**found),
+            **fields(meta),
         )
 
 

@@ -1,14 +1,42 @@
-"""Draws in groups on disk: what a file says of the model that they are of."""
+"""Draws in groups on disk: what a file says of them, and of the model that they are of."""
 
 import os
 from typing import Any
 
-from vi import Target, storage
+import numpy as np
+
+from vi import Target, Verdict, storage
 from vi.errors import CheckpointError
 from vi.provenance import data_digest
+from vi.random import host_words
+from vi.status import Status
 
 
-def about(kind: str, target: Target) -> dict[str, Any]:
+def told(kind: str, group: Any) -> dict[str, Any]:
+    """What a file says of a group of draws, whatever they were made by."""
+    return {
+        **_about(kind, group.target),
+        "status": group.status.name,
+        "verdict": list(group.verdict),
+        "cost": group.cost,
+        "key": host_words(group.key),
+        "provenance": group.provenance,
+    }
+
+
+def fields(meta: dict) -> dict[str, Any]:
+    """The same as it is held in memory, by the names of fields; nothing is known of the start."""
+    return {
+        "status": Status[meta["status"]],
+        "verdict": Verdict(*meta["verdict"]),
+        "cost": meta["cost"],
+        "key": np.asarray(meta["key"], np.uint32),
+        "provenance": meta["provenance"],
+        "start": None,
+    }
+
+
+def _about(kind: str, target: Target) -> dict[str, Any]:
     """What a file must agree on with the model and the data it is read for."""
     layout = target.layout
     return {
@@ -26,7 +54,7 @@ def read(path: str | os.PathLike, kind: str, target: Target) -> tuple[list, dict
         data are not those that were sampled.
     """
     leaves, meta = storage.load(path)
-    for name, value in about(kind, target).items():
+    for name, value in _about(kind, target).items():
         if meta.get(name) != value:
             raise CheckpointError(
                 f"{path}: expected {name} {value!r}; the file has {meta.get(name)!r}. Give the "

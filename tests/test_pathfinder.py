@@ -40,8 +40,19 @@ def test_a_gaussian_is_found_and_judged(found):
     assert 0 < found.cost["gradients"] <= 400
 
 
+@pytest.mark.slow
+def test_means_go_up_the_gradient():
+    """Of paths cut off far from the mode, Newton's point is near it; one down the gradient is not.
+
+    Means twice as far off as the path's end, as the wrong sign makes them, have a gap of 2.3.
+    """
+    data = jnp.asarray(PRECISION, jnp.float32), jnp.asarray(MEAN, jnp.float32)
+    short = samplers.pathfinder(density, jnp.zeros(4), *data, key=KEY, num_steps=4)
+    assert gap(short.q) < 0.5
+
+
 def test_what_means_nothing_is_refused():
-    with pytest.raises(ValueError, match="num_paths >= 1; got 0"):
+    with pytest.raises(ValueError, match="num_paths to be a whole number >= 1; got 0"):
         samplers.pathfinder(density, jnp.zeros(4), PRECISION, MEAN, key=KEY, num_paths=0)
 
 
