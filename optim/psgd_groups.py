@@ -18,7 +18,11 @@ from optim.tree import divide
 
 
 class Group(Protocol):
-    """A group of preconditioners."""
+    """A group of matrices Q, and how a preconditioner P = Qᵀ Q of one is applied and fitted.
+
+    Q is moved multiplicatively, so that it keeps its structure; it may be any pytree. To add a
+    group write these four methods, and a name for it in `optim.psgd`.
+    """
 
     def init(self, key: Array, x: Array, unravel: Callable) -> Any:
         """Q at the start, near the identity."""
@@ -85,7 +89,13 @@ class Diagonal(NamedTuple):
 
 
 class LowRankFactors(NamedTuple):
-    """Q = (I + U Vᵀ) diag(d)."""
+    """Q = (I + U Vᵀ) diag(d), an element of the group `LowRank`.
+
+    Attributes:
+      u: U, directions that are stretched.
+      v: V, what they are stretched by.
+      d: diagonal, one factor for each coordinate.
+    """
 
     u: Float[Array, "D R"]
     v: Float[Array, "D R"]

@@ -75,7 +75,7 @@ def all_finite(tree: Any) -> Array:
 
 
 def divide(a: Array, b: Array) -> Array:
-    """``a / b``, and 0 where b is 0."""
+    """``a / b`` by element, and 0 where b is 0; its gradient is finite there, too."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
@@ -86,7 +86,7 @@ def limit_norm(v: Float[Array, " D"], limit: Array | float) -> Float[Array, " D"
 
 
 def difference(a: Any, b: Any) -> Any:
-    """``a - b``, in at least float32."""
+    """``a - b`` by leaf, for pytrees of one structure; float16 and bfloat16 leaves in float32."""
     return jax.tree.map(jnp.subtract, wide(a), wide(b))
 
 

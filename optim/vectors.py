@@ -28,15 +28,25 @@ class VectorState(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a step is taken."""
+    """Where a step is taken, and what may be asked of the loss there.
 
-    x: Float[Array, " D"]  # parameters, at least float32
-    count: Array  # steps taken before this one: 0 at the first, whatever was skipped
-    updates: Array  # updates before this one, skipped ones included: for keys
-    value: Callable[[], Float[Array, ""]]  # the loss at x
-    oracle: Oracle  # the loss as a function of such vectors
-    unravel: Callable[[Array], Any]  # the parameters' structure
-    of_params: Oracle  # the loss as a function of the parameters
+    Attributes:
+      x: parameters, at least float32.
+      count: steps taken before this one: 0 at the first, whatever was skipped.
+      updates: updates before this one, skipped ones included: for keys.
+      value: a function of nothing, the loss at x.
+      oracle: the loss as a function of such vectors.
+      unravel: from a vector to the parameters' structure.
+      of_params: the loss as a function of the parameters.
+    """
+
+    x: Float[Array, " D"]
+    count: Array
+    updates: Array
+    value: Callable[[], Float[Array, ""]]
+    oracle: Oracle
+    unravel: Callable[[Array], Any]
+    of_params: Oracle
 
 
 Step = Callable[[Float[Array, " D"], Any, Point], tuple[Float[Array, " D"], Any]]

@@ -19,11 +19,18 @@ State = Any  # blackjax's HMCState: position, log density and its gradient in th
 
 
 class Step(NamedTuple):
-    """What is told of one transition."""
+    """What is told of one transition; each of shape ``()``.
+
+    Attributes:
+      acceptance: probability with which the proposal was accepted, or its mean along a trajectory.
+      divergent: whether the error of the energy was too large, and the proposal not taken.
+      evaluations: of the gradient; of the density where no gradient is used.
+      energy: minus the log density of position and momentum, nats; NaN without momentum.
+    """
 
     acceptance: Any
     divergent: Any
-    evaluations: Any  # of the gradient; of the density where no gradient is used
+    evaluations: Any
     energy: Any
 
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Grouped(Drawn):
-    """A posterior by C groups of S draws."""
+    """A posterior by C groups of S draws, chains or populations: what both offer.
+
+    All draws are one sample of the posterior, and the groups tell whether it has settled. A kind of
+    its own has the points, of all groups on the unconstrained space, as ``_points``.
+    """
 
     @property
     @abc.abstractmethod

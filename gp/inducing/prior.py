@@ -29,14 +29,23 @@ _CHOICES = {"greedy": greedy_inputs, "kmeans": spread_inputs}
 
 
 class InducingFactor(NamedTuple):
-    """What predictions are made from."""
+    """The posterior of the inducing values, and what they leave: all that predictions need.
 
-    tril: Array  # L of the inducing covariance
+    Attributes:
+      tril: L, the Cholesky factor of the inducing covariance, shape ``(M, M)``.
+      q: of the whitened values v, u = L v.
+      rest: variance at each input of the data that z leave unexplained, shape ``(N,)``.
+      unexplained: share of the prior variance at the data that this is, shape ``()``.
+      gap: between an upper bound on the pseudo-evidence and this one, nats, shape ``()``.
+      trace: :math:`Σ_i λ_{2i} (k_{ii} - |a_i|^2)`, by whose half the bound is below that of p(e).
+    """
+
+    tril: Array
     q: Whitened
-    rest: Array  # variance at each input of the data that z leave unexplained
-    unexplained: Array  # share of the prior variance at the data
-    gap: Array  # between an upper bound on the pseudo-evidence and this one, nats
-    trace: Array  # Σ λ₂ (k_ii - |a_i|²), by whose half the bound is below that of p(e)
+    rest: Array
+    unexplained: Array
+    gap: Array
+    trace: Array
 
 
 @module

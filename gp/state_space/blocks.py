@@ -75,17 +75,17 @@ def transposed(a: Float[Array, "*T i j B"]) -> Float[Array, "*T j i B"]:
 
 
 def congruence(a: Float[Array, "*T i j B"], p: Float[Array, "*T j j B"]) -> Array:
-    """Products A P Aᵀ."""
+    """Products A P Aᵀ: what a linear map makes of covariances P, for each of a batch of B."""
     return multiply(multiply(a, p), transposed(a))
 
 
 def times(a: Float[Array, "*T i j B"], v: Float[Array, "*T j B"]) -> Float[Array, "*T i B"]:
-    """Small matrices times vectors."""
+    """Products A v of small matrices and vectors, for each of a batch of B on the last axis."""
     return multiply(a, v[..., None, :])[..., 0, :]
 
 
 def outer(a: Float[Array, "*T i B"], b: Float[Array, "*T j B"]) -> Float[Array, "*T i j B"]:
-    """Outer products."""
+    """Outer products a bᵀ of small vectors, for each of a batch of B on the last axis."""
     return a[..., :, None, :] * b[..., None, :, :]
 
 
