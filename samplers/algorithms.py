@@ -25,7 +25,8 @@ class Step(NamedTuple):
       acceptance: probability with which the proposal was accepted, or its mean along a trajectory.
       divergent: whether the error of the energy was too large, and the proposal not taken.
       evaluations: of the gradient; of the density where no gradient is used.
-      energy: minus the log density of position and momentum, nats; NaN without momentum.
+      energy: minus the log density of position and momentum, nats; NaN where
+        velocities have length one.
     """
 
     acceptance: Any
