@@ -38,7 +38,10 @@ def describe(q, key, z):
 
 # ---- families ----------------------------------------------------------------------------------
 
-COSTLY = {"mixture_of_flows", "elbo_pathwise_mixture", "mixture_flow"}  # to compile
+COSTLY = {  # to compile
+    "mixture_of_flows", "elbo_pathwise_mixture", "mixture_flow", "bonnet_price", "spherical_radial",
+    "riemannian_adam", "polynomial_average",
+}  # fmt: skip
 
 
 def listed(registry):

@@ -106,6 +106,7 @@ def test_quadrature_is_exact_in_the_start_of_each_probe(x64):
     assert np.isclose(many.trace(jnp.exp), np.exp(values).sum(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_batch_size_rules_predict_another_batch():
     """A Hessian with one outlier plus a Wigner matrix over √b, in 400 dimensions.
 

@@ -23,6 +23,7 @@ from vi import storage
 from vi.threads import _controller, blas_threads
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_only_the_checkpoint(tmp_path, monkeypatch):
     """From the third save on the disk is full: one warning, the same fit, the second file whole."""
     whole, path, saves = fit(kind="stochastic"), tmp_path / "state.npz", []

@@ -41,6 +41,7 @@ def test_spherical_rule_is_exact_on_quadratics(kind, x64):
         assert np.allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_fixed_radius_is_exact_to_degree_five_in_the_mean_over_rotations(x64):
     """All rotations of the plane, by quadrature over the angle; degree six is the twin."""
     f = lambda z: z[0] ** 4 + 3 * z[0] ** 2 * z[1] ** 2 - 2 * z[0] * z[1] ** 3 + z[1] ** 5 + z[0]

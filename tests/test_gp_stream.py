@@ -58,7 +58,7 @@ def follow(flow, y, num_memory, **options):
     return flow
 
 
-@pytest.mark.parametrize("num_memory", [0, 7])
+@pytest.mark.parametrize("num_memory", [pytest.param(0, marks=pytest.mark.slow), 7])
 def test_gaussian_streams_lose_nothing(num_memory, x64):
     first, flow = begin(Y, gp.Gaussian(0.09), num_memory)
     np.testing.assert_allclose(flow.predict(NEW)[0], first.predict(NEW).mean, rtol=1e-8)

@@ -155,6 +155,7 @@ def test_coordinates_there_and_back(name, x64):
     np.testing.assert_allclose(back.precision, natural.precision, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_labels_by_minibatches_come_near_the_best_bound(x64):
     """Of the fixed model, by small steps on a third of the data each."""
     prior, data, once = run(gp.Bernoulli(), LABELS, size=20, rate=0.05)

@@ -118,6 +118,7 @@ def test_cubic_steps_minimise_the_cubic_model(hard, x64):
         assert model(-np.asarray(s)) <= best + 1e-6 * abs(best)
 
 
+@pytest.mark.slow
 def test_curvature_of_the_same_sample_biases_the_step():
     """At the optimum, the mean step of "same" is off, that of "lagged" is not.
 

@@ -71,7 +71,7 @@ MIXED = {
     ("name", "size"),
     [
         pytest.param(name, size, marks=() if (name, size) in KEPT else pytest.mark.slow)
-        for KEPT in [{("enumerate_under_score", 2), ("sticking_with_measure", 2)}]
+        for KEPT in [{("sticking_with_measure", 2)}]
         for name in MIXED
         for size in (None, 2)
     ],

@@ -210,7 +210,9 @@ def test_files(fits, tmp_path, x64):
     assert np.array_equal(again, expected)
 
 
-@pytest.mark.parametrize(("num_maps", "kept"), [(6, (1,)), (16, (4, 8))])
+@pytest.mark.parametrize(
+    ("num_maps", "kept"), [pytest.param(16, (4, 8), marks=pytest.mark.slow), (6, (1,))]
+)
 def test_chaotic_maps_are_refused_in_32_bits(num_maps, kept):
     """Long orbits of a rough map lose all digits: fewer maps are left, or the Gaussian itself."""
     leaps = 400 if num_maps == 6 else 8

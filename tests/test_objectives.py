@@ -185,7 +185,7 @@ def test_piwae_routes_two_losses(x64):
     assert np.isclose(graded(vi.piwae(num_bounds=2, num_particles=3))[0], value)
 
 
-@pytest.mark.parametrize("size", [None, 2])
+@pytest.mark.parametrize("size", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_infovae_and_emphasis_contain_the_elbo(size, x64):
     plain = graded(vi.elbo(num_particles=3), size=size)
     assert equal(plain, graded(vi.data_emphasised_elbo(emphasis=1.0, num_particles=3), size=size))

@@ -62,6 +62,7 @@ def test_a_learning_filter_follows_a_shift():
     assert abs(scores[before].mean() - frozen_scores[before].mean()) < 1.5
 
 
+@pytest.mark.slow
 def test_a_window_that_says_nothing_is_passed_over():
     learner = online_filter(space, optax.adam(0.1, b2=0.9), num_particles=20)
     y = stream()[:5].at[2, 3].set(jnp.nan)

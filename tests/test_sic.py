@@ -212,6 +212,7 @@ def test_incomplete_factor_agrees_on_its_pattern(sparse):
         assert q.factor.residual < 1e-8
 
 
+@pytest.mark.slow
 def test_smooth_kernels_get_a_nugget_and_are_near_the_process(sparse):
     """Without it the incomplete factor of a squared exponential is not finite."""
     c, prior, _ = sparse

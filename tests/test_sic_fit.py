@@ -59,6 +59,7 @@ def test_what_is_saved_predicts_the_same_bits(x64, tmp_path):
     assert np.any(anew.graph.order != prior.graph.order)
 
 
+@pytest.mark.slow
 def test_training_of_labels_is_that_of_the_process_with_all_neighbours(x64):
     """The ELBO at its best sites, and its gradient by the divergence at fixed q."""
     x, f = regression(24)

@@ -237,6 +237,7 @@ def test_running_baselines_take_the_noise_out():
     assert vi.gradient_noise(running, KEY, q, target).variance < 0.05 * plain.variance
 
 
+@pytest.mark.slow
 def test_fits_and_svi_carry_running_baselines(tmp_path):
     """The loops do what a loop by hand does, step by step, also after an interruption."""
     target, objective = vi.target(far, jnp.zeros(3)), vi.elbo(estimator=vi.RunningScore())

@@ -76,6 +76,7 @@ def test_all_is_as_with_dense_matrices(name, x64):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_single_precision():
     """Rounding of sixty neighbouring points leaves five digits."""
     with precision("float32"):
