@@ -40,7 +40,8 @@ def describe(q, key, z):
 
 COSTLY = {  # to compile
     "mixture_of_flows", "elbo_pathwise_mixture", "mixture_flow", "bonnet_price", "spherical_radial",
-    "riemannian_adam", "polynomial_average",
+    "riemannian_adam", "polynomial_average", "reverse_kl_of_a_flow", "normalized_a_dog_averaged",
+    "iwae_doubly", "stein",
 }  # fmt: skip
 
 

@@ -78,7 +78,13 @@ UNBIASED = {
 }
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "multinomial" else ())
+        for name in UNBIASED
+    ],
+)
 def test_evidence_and_its_gradient_are_unbiased(name):
     ratios, grads = many(UNBIASED[name])
     assert_mean(ratios, 1.0)

@@ -30,7 +30,13 @@ def moved(layer, size=0.3, seed=0):
     return jax.tree.map(lambda x: x + jnp.asarray(size * rng.normal(size=x.shape), x.dtype), layer)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "autoregressive_spline" else ())
+        for name in LAYERS
+    ],
+)
 def test_layer(name):
     entry, traces = LAYERS[name], 0
 

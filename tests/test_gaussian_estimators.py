@@ -23,7 +23,9 @@ ESTIMATORS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "dense", "block"])
+@pytest.mark.parametrize(
+    "kind", ["diagonal", "dense", pytest.param("block", marks=pytest.mark.slow)]
+)
 def test_spherical_rule_is_exact_on_quadratics(kind, x64):
     target = vi.target(*models.gaussian_target())
     precision, mean = target.data

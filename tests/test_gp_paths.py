@@ -44,7 +44,12 @@ def off(draws, mean, covariance):
 
 
 @pytest.mark.parametrize(
-    "method", ["dense", "inducing", "state_space", pytest.param("sic", marks=pytest.mark.slow)]
+    "method",
+    [
+        "dense",
+        "inducing",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("state_space", "sic")),
+    ],
 )
 def test_paths_have_the_posteriors_law(method, x64):
     """False alarm 1e-6 for each of 12 numbers; detects 0.1 standard deviations.

@@ -95,7 +95,7 @@ def titsias(prior):
     return value, 0.3 + at @ np.linalg.solve(low + noise * np.eye(N), off)
 
 
-@pytest.mark.parametrize("start", ["greedy", "kmeans"])
+@pytest.mark.parametrize("start", [pytest.param("greedy", marks=pytest.mark.slow), "kmeans"])
 def test_the_collapsed_bound(start, x64, monkeypatch):
     prior = InducingPrior.of(*functions(), num_inducing=15, start=start)
     all_there = exact_sites(model().likelihood, Data.merged(X, Y))

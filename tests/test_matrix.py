@@ -22,7 +22,7 @@ from vi.compile import quick_jit
 QUICK = {
     ("iwae", "normal", "doubly"), ("elbo", "normal", "measure"), ("iwae", "bernoulli", "score"),
     ("elbo", "bernoulli", "enumerate"), ("iwae", "bernoulli", "enumerate"),
-    ("elbo", "gamma", "accept_reject"), ("elbo", "von_mises", "accept_reject"),
+    ("elbo", "von_mises", "accept_reject"),
     ("iwae", "poisson", "running"),
 }  # fmt: skip
 RUN = [

@@ -250,7 +250,9 @@ def wake_exact(law, z, mass, log_p, p):
     return jax.grad(lambda p: jnp.sum(weights * q(p)))(p)
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "normal", "reparameterized"])
+@pytest.mark.parametrize(
+    "kind", ["bernoulli", pytest.param("normal", marks=pytest.mark.slow), "reparameterized"]
+)
 def test_wake_gradients(kind, x64):
     """Exact, bias of two particles included. False alarms 1e-6; detects 0.06 sd."""
     if kind == "bernoulli":

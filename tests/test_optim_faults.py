@@ -254,6 +254,7 @@ def test_a_base_of_fosi_sees_one_deflated_loss(x64):
     assert np.allclose(seen["grads"], 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_lbfgs_in_the_rest_of_fosis_space():
     scale = jnp.array([1.0, 3.0, 9.0, 1e4])
     f = Oracle(lambda x: jnp.sum(scale * x**2) / 2)
