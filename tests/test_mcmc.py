@@ -10,7 +10,8 @@ import pytest
 
 import samplers
 import vi
-from samplers.convergence import Convergence, judge, rhat_and_ess
+from samplers.convergence import Convergence, judge
+from samplers.mixing import rhat_and_ess
 from tests.test_nuts import errors, good, shifted, target  # noqa: F401
 
 KEY = jax.random.key(11)
