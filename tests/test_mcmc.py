@@ -46,6 +46,16 @@ def test_draws_are_of_the_target(target, good, name):
     assert 0.2 < found.convergence.acceptance < 1
 
 
+@pytest.mark.parametrize("algorithm", [samplers.Independence(), samplers.SGLD()])
+def test_kept_densities_are_those_of_the_draws(target, good, algorithm):
+    """Exact algorithms keep the value that they know, others ask again."""
+    kept = run(target, wide(good), algorithm, num_samples=100, num_warmup=50).transitions
+    z = kept.z.reshape(-1, 3)
+    expected = np.asarray(target.log_densities(z)).reshape(kept.log_density.shape)
+    np.testing.assert_allclose(kept.log_density, expected, atol=1e-4)
+    assert np.abs(np.roll(kept.log_density, 1) - expected).max() > 0.1
+
+
 def test_the_same_test_fails_for_draws_of_the_start(good):
     z, _ = wide(good).sample_unconstrained(KEY, 1000)
     assert np.abs(errors(np.asarray(z["x"]), 300)).max() > 4.9
