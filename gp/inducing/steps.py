@@ -15,6 +15,8 @@ from gp.parameters import constrained, log_prior
 from optim.tree import all_finite
 from vi.compile import quick_jit
 from vi.status import Status
+from vi.targets.mesh import cut, mesh_of_rows
+from vi.targets.points import over_points
 
 INDUCING = "inducing"  # their name among the values that are trained
 MAX_SKIPS = 50  # steps in a row that are not finite
@@ -31,9 +33,14 @@ class _View(NamedTuple):
 
 
 def _view(model: Model, z: Any, x: Array) -> _View:
+    def at(shared: tuple, x: Array) -> tuple[Array, Array, Array]:
+        kernel, mean, z, tril = shared
+        return features(kernel, z, tril, x).T, mean(x), kernel.diagonal(x)
+
     def one(kernel: Any, mean: Any) -> _View:
         tril, _ = basis(kernel, z)
-        return _View(tril, features(kernel, z, tril, x), mean(x), kernel.diagonal(x))
+        a, mu, variance = over_points(at, (kernel, mean, z, tril), x, mesh_of_rows())
+        return _View(tril, a.T, mu, variance)
 
     functions = model.kernel, model.mean
     if model.likelihood.latents == 1:
@@ -97,7 +104,7 @@ def take_steps(
     def step(number: Array, state: tuple) -> tuple:
         (time, values, opt_state, held, rate, skips, status), total = state
         rows = _rows(jax.random.fold_in(key, time), batch, len(data.y))
-        x, y = data.x[data.index[rows]], data.y[rows]
+        x, y = cut((data.x[rows if data.alone else data.index[rows]], data.y[rows]))
         # One look at the prior, whose derivative is taken at the end.
         look = lambda v: _view(constrained(model, v), v.get(INDUCING, z), x)
         view, back = jax.vjp(look, values)
