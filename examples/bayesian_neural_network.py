@@ -96,7 +96,7 @@ def main(out: pathlib.Path, steps: int = 4000) -> dict[str, vi.Posterior]:
 
     fits = {}
     print(f"{steps} steps of 10 draws; the answers are averages of the iterates.\n")
-    print(f"{'':18s} {'ELBO':>16s} {'held-out density':>18s} {'error':>7s} {'seconds':>8s}")
+    print(f"{'':18s} {'ELBO':>16s} {'held-out density':>18s} {'error':>7s} {'seconds':>8s} verdict")
     for name, optimizer in OPTIMIZERS.items():
         fit = vi.fit(
             *(model, X),
@@ -110,7 +110,8 @@ def main(out: pathlib.Path, steps: int = 4000) -> dict[str, vi.Posterior]:
         density, error = held_out(fit.sample(jax.random.key(1), 1000), X_test, y_test)
         seconds = fit.cost["seconds"]
         elbo = f"{fit.elbo:9.2f} ± {fit.elbo_sem:4.2f}"
-        print(f"{name:18s} {elbo:>16s} {density:18.4f} {error:7.4f} {seconds:8.1f}")
+        judged = f"{density:18.4f} {error:7.4f} {seconds:8.1f} {fit.verdict.grade}"
+        print(f"{name:18s} {elbo:>16s} {judged}")
         fits[name] = fit
 
     figure, axis = plt.subplots(figsize=(7, 4.2))

@@ -83,7 +83,10 @@ def plot_signal(ks, curves, path):
         print(f"signal-to-noise ratio, {name}: slope {slope:+.2f}")
     axis.set_xlabel("particles K")
     axis.set_ylabel("signal-to-noise ratio of a gradient")
-    axis.legend(frameon=False)
+    axis.set_xticks(ks, ks)
+    axis.minorticks_off()
+    axis.set_ylim(top=30)
+    axis.legend(frameon=False, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -126,7 +126,7 @@ def hypergradient(
     .. math::
 
        \frac{d}{dλ} L_o(θ^*(λ), λ) = ∂_λ L_o -
-       ∂_λ \left⟨[∇_θ^2 L_i]^{-1} ∇_θ L_o, ∇_θ L_i\right⟩, \qquad
+       ∂_λ \left\langle [∇_θ^2 L_i]^{-1} ∇_θ L_o, ∇_θ L_i \right\rangle, \qquad
        θ^*(λ) = \arg\min_θ L_i(θ, λ)
 
     Args:

@@ -7,6 +7,7 @@ heading. After the build, a public name without an entry or a docstring is an er
 import importlib
 import inspect
 import pathlib
+import re
 import types
 from typing import Any
 
@@ -112,10 +113,16 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> bool | No
     return None
 
 
+def symbols(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep a field that is one letter, "num_particles: K.", from being read as a list's label."""
+    lines[:] = [re.sub(r"^(\s+[\w*, ]+: )(\w\.(?:\s|$))", r"\1\\\2", line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_config_value("public_packages", [], "env")
     app.connect("config-inited", write_pages)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-docstring", symbols, priority=400)  # before Napoleon
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True}

@@ -15,6 +15,8 @@ PICTURES = (
     "digits_last_layer",
     "next_point",
     "streams",
+    "bayesian_neural_network",
+    "tighter_bounds",
 )
 
 
