@@ -142,6 +142,8 @@ def fit(
     names = trained(model, fixed) if train else []
     priors = full_names(model, priors or {})
     method = methods.choose(method, model.kernel, data.x)
+    if mesh is not None:
+        methods.check_mesh(method, len(data.x))
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
     minibatches = _minibatches(minibatches, method, data)

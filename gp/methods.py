@@ -96,22 +96,24 @@ def choose(method: str, kernel: Any, x: Any) -> str:
     return method
 
 
-def spread(method: str, prior: Any, data: Data) -> tuple[Any, Data]:
-    """Prior and data on the devices of the `vi.targets.mesh.rows_over` around the caller.
+def check_mesh(method: str, count: int) -> None:
+    """That devices can share the work of a method at so many distinct inputs.
 
     Raises:
-      ValueError: if devices cannot share the work of the method.
+      ValueError: if they cannot.
     """
-    if mesh_of_rows() is None:
-        return prior, data
-    place = METHODS[method].spread
-    if place is None:
-        able = [name for name, one in METHODS.items() if one.spread]
+    able = [name for name, one in METHODS.items() if one.spread]
+    if method not in able:
         raise ValueError(
-            f"gp.fit: expected with a mesh a method in {able}; got {method!r} for {len(data.x)} "
+            f"gp.fit: expected with a mesh a method in {able}; got {method!r} for {count} "
             "distinct inputs. Name one of them, or leave mesh out."
         )
-    return place(prior, data)
+
+
+def spread(method: str, prior: Any, data: Data) -> tuple[Any, Data]:
+    """Prior and data on the devices of the `vi.targets.mesh.rows_over` around the caller."""
+    place = METHODS[method].spread
+    return (prior, data) if place is None or mesh_of_rows() is None else place(prior, data)
 
 
 def build(method: str, model: Model, x: Any, options: dict[str, Any]) -> Any:

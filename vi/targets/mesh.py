@@ -106,13 +106,40 @@ def apart(data: Any) -> Any:
     return shard(data, jax.sharding.get_mesh())
 
 
-def cut(tree: Any) -> Any:
-    """Arrays in a compiled function: `shard` over the `rows_over` around it, if there is one."""
+def chosen(data: Any, index: Any) -> Any:
+    """Rows of arrays in a compiled function, over the devices of a `rows_over` around it.
+
+    Each device gives the rows that it has, and gets its part of what is chosen: of arrays that are
+    cut nothing is gathered but these.
+
+    Args:
+      data: a pytree of arrays with rows.
+      index: of the rows, ``(B,)``.
+    """
     mesh = mesh_of_rows()
     if mesh is None:
-        return tree
-    place, rows = jax.lax.with_sharding_constraint, NamedSharding(mesh, PartitionSpec(_ROWS))
-    return jax.tree.map(lambda x: place(x, rows) if divides(mesh, x) else x, tree)
+        return jax.tree.map(lambda x: x[index], data)
+    shared, lax = divides(mesh, index), jax.lax
+
+    def own(x: jax.Array, index: jax.Array) -> jax.Array:
+        place = index - lax.axis_index(_ROWS) * len(x)
+        here = ((place >= 0) & (place < len(x))).reshape(-1, *(1,) * (x.ndim - 1))
+        found = jax.numpy.where(here, x[jax.numpy.clip(place, 0, len(x) - 1)], 0)
+        if shared:
+            return lax.psum_scatter(found, _ROWS, tiled=True)
+        return lax.psum(found, _ROWS)
+
+    rows, whole = PartitionSpec(_ROWS), PartitionSpec()
+    out = rows if shared else whole
+    common = {"mesh": mesh, "in_specs": (rows, whole), "out_specs": out, "check_vma": False}
+    of = jax.shard_map(own, **common)
+
+    def pick(x: jax.Array) -> jax.Array:
+        if divides(mesh, x):
+            return of(x, index)
+        return lax.with_sharding_constraint(x[index], NamedSharding(mesh, out))
+
+    return jax.tree.map(pick, data)
 
 
 def home(tree: Any) -> Any:
