@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gp.checking import check, judge
@@ -21,6 +22,7 @@ from vi.compile import quick_jit
 from vi.provenance import key_words, tree_digest, versions
 from vi.random import fast_key
 from vi.status import Status
+from vi.targets.mesh import home, rows_over
 from vi.threads import blas_threads
 
 _MOST = 1000  # rows of a matrix that is looked at to explain why it is not positive definite
@@ -61,6 +63,7 @@ def assemble(
     status: Status,
     clock: Clock,
     *,
+    mesh: Mesh | None = None,
     history: dict[str, np.ndarray],
     notes: list[str],
     about: dict[str, Any],
@@ -76,6 +79,7 @@ def assemble(
       key: of the fit.
       status: how training ended.
       clock: running since the fit began.
+      mesh: devices that share the work on the data, up to the checks.
       history: of training.
       notes: sentences for the verdict.
       about: what provenance says of the options.
@@ -85,7 +89,7 @@ def assemble(
       ValueError: if the ELBO is not finite though training did not break down.
     """
     likelihood, prior = model.likelihood, with_functions(prior, model.kernel, model.mean)
-    with blas_threads(len(data.x)):
+    with blas_threads(len(data.x)), rows_over(mesh):
         if likelihood.conjugate:
             sites = known_sites(likelihood, data)
         else:
@@ -97,7 +101,10 @@ def assemble(
         elbo = float(bound(likelihood, data, q))
         if not np.isfinite(elbo) and not status.failed:
             raise ValueError(explain(model, data, "gp.fit"))
-        checks = check(_fresh(key), prior, likelihood, data, sites, q)
+    if mesh is not None:
+        model, prior, data, sites, q = home((model, prior, data, sites, q))
+    with blas_threads(len(data.x)):
+        checks = check(_fresh(key), prior, model.likelihood, data, sites, q)
     jitter = _beyond_rounding(model, data.x, float(q.jitter))
     if data.y.dtype == np.float32 and (jitter > 0 or status.failed):
         notes = [*notes, "It ran in 32-bit floats; 64-bit ones need less jitter, or none."]

@@ -49,7 +49,7 @@ def _log_weights(likelihood: Any, data: Data, sites: Sites, f: Array, through: A
 
     Sites are factors of ``through``: of f, or of what inducing variables say of it.
     """
-    fit = jax.vmap(lambda f: jnp.sum(likelihood.log_prob(f[data.index], data.y)))(f)
+    fit = jax.vmap(lambda f: jnp.sum(likelihood.log_prob(data.of_targets(f), data.y)))(f)
     off = sites.precision * (through - sites.centre) ** 2
     return fit + 0.5 * jnp.sum(off.reshape(len(f), -1), 1)
 
@@ -111,7 +111,7 @@ def _mended(
         return found
     of = expectations(likelihood, q.mean, q.variance, data)
     curvature = jnp.maximum(of.curvature, 0.0)
-    own = Sites(curvature * q.mean[data.index] + of.gradient, curvature)
+    own = Sites(curvature * data.of_targets(q.mean) + of.gradient, curvature)
     alone = np.bincount(index)[index[rows]] == 1
     whole = (np.asarray(part)[index[rows]] for part in sites)
     own = Sites(*(np.where(alone, a, np.asarray(b)[rows]) for a, b in zip(whole, own, strict=True)))

@@ -97,7 +97,7 @@ def _of_prior(prior: Any, q: Conditional, sites: Sites) -> Array:
 def _exact(likelihood: Any, prior: Any, data: Data) -> Evidence:
     """The log evidence: targets of one input count by their mean, and by their spread about it."""
     each, sites = likelihood.sites(data.y), exact_sites(likelihood, data)
-    spread = each.precision * (each.centre - sites.centre[data.index]) ** 2
+    spread = each.precision * (each.centre - data.of_targets(sites.centre)) ** 2
     heights = likelihood.log_prob(each.centre, data.y)
     elbo = prior.log_normalizer(sites) + jnp.sum(heights - 0.5 * spread)
     return Evidence(elbo, stop(sites), jnp.int32(0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from gp import methods
@@ -26,6 +27,7 @@ from vi.fitting import hand_over
 from vi.loop import Callback, LoopOptions, iterate
 from vi.options import OnFailure
 from vi.status import Status
+from vi.targets.mesh import rows_over, whole
 from vi.threads import blas_threads
 
 ROUNDS = 3  # of training, where the host's work on the inputs follows the length scales
@@ -49,6 +51,7 @@ def fit(
     num_steps: int | None = None,
     num_starts: int = 1,
     minibatches: Minibatches | int | None = None,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -100,6 +103,10 @@ def fit(
         periods has many optima; take five or more where kernels are added or multiplied.
       minibatches: train on parts of the data, of a size or as `Minibatches` says, by Adam if no
         optimizer is given; for ``method="inducing"``. All data are looked at once at the end.
+      mesh: devices, from `jax.make_mesh`, that share the work on the data: with
+        ``method="inducing"`` each has its part of the rows, or of a minibatch's. Results are those
+        of one device up to the order of summation, and the posterior is on one device. Several
+        processes make the same calls.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks of 5 steps, with the
         steps of the round; true stops.
@@ -111,9 +118,10 @@ def fit(
 
     Raises:
       ValueError: for inputs or targets that are not finite, targets outside the likelihood's
-        support (named), shapes, names or hyperparameters that cannot be, and for a kernel that is
-        not positive definite whatever the jitter, with the pair of inputs to look at.
-      TypeError: for a likelihood, prior or option of another kind.
+        support (named), shapes, names or hyperparameters that cannot be, for a kernel that is
+        not positive definite whatever the jitter, with the pair of inputs to look at, and for a
+        mesh where devices cannot share the method's work.
+      TypeError: for a likelihood, prior, mesh or option of another kind.
 
     Complexity:
       Dense: O(N³) time for each evaluation, about 1.5 a step, for a non-Gaussian likelihood times
@@ -134,11 +142,10 @@ def fit(
     names = trained(model, fixed) if train else []
     priors = full_names(model, priors or {})
     method = methods.choose(method, model.kernel, data.x)
+    if mesh is not None:
+        methods.check_mesh(method, len(data.x))
     options = method_options or {}
     prior = methods.build(method, model, data.x, options)
-    likelihood = model.likelihood
-    start = known_sites(likelihood, data) if likelihood.conjugate else start_sites(likelihood, data)
-    sites, status, states = start, Status.CONVERGED, []
     minibatches = _minibatches(minibatches, method, data)
     num_steps = number_of_steps(num_steps, 100 if minibatches is None else 2000)
     if minibatches is not None and not names:
@@ -148,40 +155,45 @@ def fit(
         )
     _check_starts(num_starts, minibatches, names)
     loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
-    notes, ends = _notes(data, gone), None
-    whole, coarse = prior, prior.coarser() if names and hasattr(prior, "coarser") else None
-    prior = whole if coarse is None else coarse
-    for number in range(ROUNDS if names else 0):
-        values = unconstrained(model, names)
-        if minibatches is None:
-            common = model, prior, data, values, sites, priors, key
-            run = TrainingRun(*common, optimizer or line_searching(), num_steps)
-            if number == 0 and num_starts > 1:
-                with blas_threads(len(data.x)):
-                    ends = train_several(run, num_starts)
-                notes.append(ends.note())
-                model, sites = ends.model, ends.sites
-                common = model, prior, data, unconstrained(model, names), sites, priors, key
+    notes, ends, status, states = _notes(data, gone), None, Status.CONVERGED, []
+    with rows_over(mesh):
+        model = whole(model)
+        prior, data = methods.spread(method, prior, data)
+        likelihood = model.likelihood
+        sites = (known_sites if likelihood.conjugate else start_sites)(likelihood, data)
+        fine, coarse = prior, prior.coarser() if names and hasattr(prior, "coarser") else None
+        prior = fine if coarse is None else coarse
+        for number in range(ROUNDS if names else 0):
+            values = unconstrained(model, names)
+            if minibatches is None:
+                common = model, prior, data, values, sites, priors, key
                 run = TrainingRun(*common, optimizer or line_searching(), num_steps)
-            _check_start(run, model, data)
-        else:
-            common = model, prior, data, values, priors, key
-            run = MinibatchRun(*common, optimizer, num_steps, minibatches)
-        state, stopped = iterate(run, _for_round(loop, number), total=num_steps)
-        status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
-        states.append(state)
-        model, sites = run.result(state), getattr(state, "sites", sites)
-        prior = run.moved(prior, state) if isinstance(run, MinibatchRun) else prior
-        refreshed, moved = _refreshed(prior, model)
-        if not moved or stopped != Status.RUNNING or status.failed:
+                if number == 0 and num_starts > 1:
+                    with blas_threads(len(data.x)):
+                        ends = train_several(run, num_starts)
+                    notes.append(ends.note())
+                    model, sites = ends.model, ends.sites
+                    common = model, prior, data, unconstrained(model, names), sites, priors, key
+                    run = TrainingRun(*common, optimizer or line_searching(), num_steps)
+                _check_start(run, model, data)
+            else:
+                common = model, prior, data, values, priors, key
+                run = MinibatchRun(*common, optimizer, num_steps, minibatches)
+            state, stopped = iterate(run, _for_round(loop, number), total=num_steps)
+            status = Status(int(state.status)) if stopped == Status.RUNNING else stopped
+            states.append(state)
+            model, sites = run.result(state), getattr(state, "sites", sites)
+            prior = run.moved(prior, state) if isinstance(run, MinibatchRun) else prior
+            refreshed, moved = _refreshed(prior, model)
+            if not moved or stopped != Status.RUNNING or status.failed:
+                prior = refreshed
+                break
             prior = refreshed
-            break
-        prior = refreshed
-        sought = getattr(prior, "sought", "Neighbours")
-        notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
-    if coarse is not None:
-        prior, _ = _refreshed(whole, model)
-        notes.append(coarse.trained)
+            sought = getattr(prior, "sought", "Neighbours")
+            notes.append(f"{sought} were looked for again after {int(state.step)} steps.")
+        if coarse is not None:
+            prior, _ = _refreshed(fine, model)
+            notes.append(coarse.trained)
     posterior = assemble(
         model,
         prior,
@@ -190,6 +202,7 @@ def fit(
         key,
         status,
         clock,
+        mesh=mesh,
         history=_history(states),
         notes=notes,
         about={

@@ -36,10 +36,10 @@ def leave_one_out(
     Reference: Vehtari, Mononen, Tolvanen, Sivula and Winther (2016), "Bayesian leave-one-out
     cross-validation approximations for Gaussian latent variable models", section 3.2.
     """
-    mean, variance = q.mean[data.index], q.variance[data.index]
+    mean, variance = data.of_targets(q.mean), data.of_targets(q.variance)
     found = expectations(likelihood, q.mean, q.variance, data)
     curvature = jnp.maximum(found.curvature, 0.0)
-    rest = jnp.broadcast_to(rest, q.variance.shape)[data.index]
+    rest = data.of_targets(jnp.broadcast_to(rest, q.variance.shape))
     known = jnp.maximum(variance - rest, 0.0)
     # With one's own factor of precision c taken out: v / (1 - c v), its shift c m + g with it.
     left = jnp.maximum(1 - curvature * known, 100 * jnp.finfo(mean.dtype).eps)

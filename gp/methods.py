@@ -1,5 +1,6 @@
 """The back-ends by name, and which is chosen for how many inputs."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,9 +11,10 @@ from gp.dense import DensePrior
 from gp.independent import IndependentPrior
 from gp.inducing import InducingPrior
 from gp.inducing.prior import NUM_INDUCING
-from gp.model import Model
+from gp.model import Data, Model
 from gp.sic.method import sic_prior
 from gp.state_space import StateSpacePrior, markov
+from vi.targets.mesh import apart, mesh_of_rows, whole
 
 MOST_DENSE = 2000  # distinct inputs
 LEAST_IN_TIME = 200  # below, matrices are as fast
@@ -25,10 +27,13 @@ class Method(NamedTuple):
       build: ``(kernel, mean, x, *, likelihood, **options) -> Prior``, on the host.
       suits: ``(kernel, x) -> bool``: whether ``method="auto"`` takes it, which asks methods in
         order; if not given, only by name.
+      spread: ``(prior, data) -> (prior, data)``, on the devices that a
+        `vi.targets.mesh.rows_over` around the caller has; if not given, they cannot share its work.
     """
 
     build: Callable
     suits: Callable[[Any, Any], bool] | None = None
+    spread: Callable[[Any, Data], tuple[Any, Data]] | None = None
 
 
 def _dense(kernel: Any, mean: Any, x: Any, *, likelihood: Any) -> DensePrior:
@@ -57,6 +62,14 @@ def _inducing(
     )
 
 
+def _rows_apart(prior: Any, data: Data) -> tuple[Any, Data]:
+    """Rows of the data over the devices, all else whole on each."""
+    data = apart(data)
+    if isinstance(prior, IndependentPrior):
+        return IndependentPrior(_rows_apart(prior.prior, data)[0]), data
+    return dataclasses.replace(whole(dataclasses.replace(prior, x=None)), x=data.x), data
+
+
 def _in_time(kernel: Any, x: Any) -> bool:
     return x.shape[1] == 1 and len(x) > LEAST_IN_TIME and markov(kernel)
 
@@ -64,7 +77,7 @@ def _in_time(kernel: Any, x: Any) -> bool:
 METHODS: dict[str, Method] = {
     "state_space": Method(_state_space, _in_time),
     "dense": Method(_dense, lambda kernel, x: len(x) <= MOST_DENSE),
-    "inducing": Method(_inducing),
+    "inducing": Method(_inducing, spread=_rows_apart),
     "sic": Method(sic_prior, lambda kernel, x: True),
 }
 
@@ -81,6 +94,26 @@ def choose(method: str, kernel: Any, x: Any) -> str:
     if method not in METHODS:
         raise ValueError(f"gp.fit: expected method in {['auto', *METHODS]}; got {method!r}.")
     return method
+
+
+def check_mesh(method: str, count: int) -> None:
+    """That devices can share the work of a method at so many distinct inputs.
+
+    Raises:
+      ValueError: if they cannot.
+    """
+    able = [name for name, one in METHODS.items() if one.spread]
+    if method not in able:
+        raise ValueError(
+            f"gp.fit: expected with a mesh a method in {able}; got {method!r} for {count} "
+            "distinct inputs. Name one of them, or leave mesh out."
+        )
+
+
+def spread(method: str, prior: Any, data: Data) -> tuple[Any, Data]:
+    """Prior and data on the devices of the `vi.targets.mesh.rows_over` around the caller."""
+    place = METHODS[method].spread
+    return (prior, data) if place is None or mesh_of_rows() is None else place(prior, data)
 
 
 def build(method: str, model: Model, x: Any, options: dict[str, Any]) -> Any:

@@ -126,23 +126,125 @@ if alone:
 """
 
 
+GP = """
+import functools, re, sys
+import jax, numpy as np
+if len(sys.argv) > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        sys.argv[2], num_processes=2, process_id=int(sys.argv[1]), initialization_timeout=60
+    )
+import gp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from vi.compile import quick_options
+
+mesh, alone = jax.make_mesh((jax.device_count(),), ("rows",)), len(sys.argv) == 1
+plain, seen = jax.jit, {"loss_of", "take_steps"} if alone else set()
+
+def cost(name, where, compiled, rows):
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    sizes = re.findall(r"= \\w+\\[(\\d+)[^=]* all-gather", text)
+    gathers = sum(int(size) >= rows for size in sizes)
+    moved = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    print("cost", name, where, compiled.cost_analysis()["flops"], *moved, gathers, flush=True)
+
+def looking(function, **options):  # at what is compiled of a fit: once of each name and mesh
+    inner = getattr(function, "func", function)
+    compiled = plain(function, **options)
+    name = getattr(inner, "__name__", "")
+    def call(*args, **named):
+        if (name, where) not in done and name in seen:
+            done.add((name, where))
+            cost(name, where, compiled.lower(*args).compile(), rows)
+            if where == "one":  # the twin: the same on every device
+                every = NamedSharding(mesh, P())
+                put = lambda a: jax.device_put(a, every) if hasattr(a, "shape") else a
+                cost(name, "whole", compiled.lower(*jax.tree.map(put, args)).compile(), rows)
+        return compiled(*args, **named)
+    return call
+
+done, rows = set(), 2048
+quick_options()
+jax.jit = looking
+
+rng = np.random.default_rng(0)
+x = rng.uniform(size=(rows, 2)).astype(np.float32)
+f = np.sin(6 * x[:, 0]) * np.cos(4 * x[:, 1])
+y = (f + 0.1 * rng.normal(size=rows)).astype(np.float32)
+common = {"key": jax.random.key(0), "on_failure": "return", "method": "inducing"}
+common["method_options"] = {"num_inducing": 8}
+places = {"mesh": mesh, "one": None} if alone else {"mesh": mesh}
+
+def show(fit, x, y, **options):
+    found = fit(x, y, **common, **options)
+    print("found", found.elbo, *found.predict(x[:3]).mean, flush=True)
+    return found
+
+batches = {"likelihood": gp.Bernoulli(), "minibatches": 512, "num_steps": 10}
+for where, mesh_of in places.items():
+    show(gp.fit, x, y, num_steps=3, mesh=mesh_of)
+    show(gp.fit, x, 1.0 * (f > 0), mesh=mesh_of, **batches)
+if alone:
+    seen = set()
+    # Rows that repeat, and that eight devices do not divide. Steps that these have begun are ended
+    # by one, and what it found is kept.
+    few = slice(205)
+    data = np.concatenate([x[few], x[:5]]), np.concatenate([y[few], y[5:10]])
+    path, stop = sys.stdin.readline().strip(), lambda step, *_: step >= 5
+    show(gp.fit, *data, mesh=mesh, num_steps=10)
+    begun = {"mesh": mesh, "checkpoint": path, "callback": stop}
+    print("begun", gp.fit(*data, **common, num_steps=10, **begun).elbo)
+    found = show(gp.fit, *data, checkpoint=path, num_steps=10)
+    found.save(path + ".npz")
+    kept = gp.load(path + ".npz", *data).predict(x[:3]).mean
+    np.testing.assert_allclose(kept, found.predict(x[:3]).mean, rtol=1e-5)
+    for wrong in ({"method": "dense", "method_options": {}}, {"mesh": 8}):
+        try:
+            gp.fit(*data, **{**common, "mesh": mesh, **wrong})
+        except (ValueError, TypeError) as error:
+            print("error", error)
+"""
+
+
 def _found(output):
-    lines = [line.split()[1:] for line in output.splitlines() if line.startswith("found")]
-    return np.array(lines, float)
+    return np.array([line.split()[1:] for line in _lines(output, "found")], float)
+
+
+def _lines(output, kind):
+    return [line for line in output.splitlines() if line.startswith(kind)]
+
+
+def _on_eight_devices(script, directory):
+    """What a script prints; it is told a path."""
+    flags = "--xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=env,
+        input=str(directory / "run.npz") + "\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _in_two_processes(script):
+    """What each prints, of two that know of each other through `jax.distributed` on loopback."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script]
+    processes = [subprocess.Popen([*command, str(i), address], env=env, **pipes) for i in range(2)]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return [output for output, _ in outputs]
 
 
 @pytest.fixture(scope="module")
 def of_eight(tmp_path_factory):
-    flags = "--xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    path = str(tmp_path_factory.mktemp("mesh") / "run.npz")
-    done = subprocess.run(
-        [sys.executable, "-c", FIT], capture_output=True, text=True, check=False, env=env,
-        input=path + "\n",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    chains = [line for line in done.stdout.splitlines() if line.startswith("chains")]
-    return _found(done.stdout), chains
+    output = _on_eight_devices(FIT, tmp_path_factory.mktemp("mesh"))
+    return _found(output), _lines(output, "chains")
 
 
 @pytest.mark.slow
@@ -165,24 +267,47 @@ def test_fits_on_eight_devices_are_those_on_one(of_eight):
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(of_eight):
     """Through `jax.distributed` on loopback; each process prints the same posterior."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", FIT]
-    processes = [
-        subprocess.Popen(
-            [*command, str(i), address],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors
-    first, second = (_found(out) for out, _ in outputs)
+    first, second = map(_found, _in_two_processes(FIT))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, of_eight[0][:6:2], rtol=2e-5, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def gp_of_eight(tmp_path_factory):
+    return _on_eight_devices(GP, tmp_path_factory.mktemp("gp"))
+
+
+@pytest.mark.slow
+def test_gaussian_processes_on_eight_devices_are_those_on_one(gp_of_eight):
+    """All rows and minibatches; rows that repeat and do not divide, by a run that one took over."""
+    found = _found(gp_of_eight)
+    assert found.shape == (6, 4)
+    np.testing.assert_allclose(found[[0, 1, 4]], found[[2, 3, 5]], rtol=2e-4, atol=2e-4)
+    begun = float(_lines(gp_of_eight, "begun")[0].split()[1])
+    assert abs(begun - found[5, 0]) > 0.1  # the twin: fewer steps, another number
+    methods, device = _lines(gp_of_eight, "error")
+    assert "expected with a mesh a method in ['inducing'" in methods
+    assert "'dense'" in methods
+    assert "expected a jax.sharding.Mesh" in device
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["loss_of", "take_steps"])
+def test_eight_devices_share_the_work_of_a_gaussian_process(gp_of_eight, name):
+    """What is compiled is one device's part: its operations and bytes, and no array of all rows.
+
+    The twin has the data whole on each of the eight devices.
+    """
+    lines = [line.split()[1:] for line in _lines(gp_of_eight, "cost")]
+    costs = {where: np.array(rest, float) for which, where, *rest in lines if which == name}
+    assert set(costs) == {"mesh", "one", "whole"}
+    assert (costs["mesh"][:3] < costs["one"][:3] / 4).all()
+    assert costs["mesh"][3] == 0
+    assert (costs["whole"][:3] > costs["one"][:3] / 2).all()
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_gaussian_process_of_one(gp_of_eight):
+    first, second = map(_found, _in_two_processes(GP))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, _found(gp_of_eight)[:2], rtol=2e-4, atol=2e-4)

@@ -248,10 +248,13 @@ def _row(cells: list[str]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Text with ``code``, `names`, *stress* and **strong** stress, as in docstrings."""
+    """Text with formulas, ``code``, `names`, *stress* and **strong** stress, as in docstrings."""
     out: list[nodes.Node] = []
-    for part in re.split(r"(``[^`]+``|`[^`]+`|\*{1,2}\w+\*{1,2})", text):
-        if part.startswith("``"):
+    for part in re.split(r"(:math:`[^`]+`|``[^`]+``|`[^`]+`|\*{1,2}\w+\*{1,2})", text):
+        if part.startswith(":math:"):
+            formula = part.removeprefix(":math:").strip("`")
+            out.append(nodes.math(formula, formula))
+        elif part.startswith("``"):
             out.append(nodes.literal("", part.strip("`")))
         elif part.startswith("`"):
             name = part.strip("`")

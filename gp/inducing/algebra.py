@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from gp.cholesky import cholesky, safe_cholesky
 from gp.inducing.interdomain import covariance_of, cross_of
+from vi.targets.mesh import mesh_of_rows
+from vi.targets.points import over_points
 
 CHUNK = 4096  # data at once
 
@@ -41,42 +43,48 @@ def features(kernel: Any, z: Any, tril: Array, x: Float[Array, "B D"]) -> Float[
     return solve_triangular(tril, cross_of(kernel, z, x), lower=True)
 
 
-def summed(function: Callable, *arrays: Float[Array, "N ..."]) -> Any:
+def summed(function: Callable, shared: Any, *arrays: Float[Array, "N ..."]) -> Any:
     """The sum of a function over chunks of rows; its derivative computes each chunk again.
 
     Args:
-      function: of chunks and a mask of rows that are there, to a pytree of sums.
+      function: of ``shared``, chunks, and a mask of rows that are there, to a pytree of sums.
+      shared: whole on every device, where several share the rows (`vi.targets.mesh.rows_over`).
       *arrays: with equally many rows.
     """
-    count = len(arrays[0])
-    if count <= CHUNK:
-        return function(*arrays, jnp.ones(count, bool))
-    chunks, there = _cut(arrays)
 
-    def step(total: Any, some: tuple) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(*some)), None
+    def local(shared: Any, rows: tuple) -> Any:
+        if len(rows[0]) <= CHUNK:
+            return function(shared, *rows)
 
-    like = jax.eval_shape(function, *(a[0] for a in chunks), there[0])
-    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-    return jax.lax.scan(jax.checkpoint(step), start, (*chunks, there))[0]
+        def step(total: Any, some: tuple) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, function(shared, *some)), None
 
+        chunks = _cut(rows)
+        like = jax.eval_shape(function, shared, *(a[0] for a in chunks))
+        start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+        return jax.lax.scan(jax.checkpoint(step), start, chunks)[0]
 
-def mapped(function: Callable, x: Float[Array, "N ..."]) -> Any:
-    """A function of rows, chunk by chunk; results have a first axis of rows."""
-    if len(x) <= CHUNK:
-        return function(x)
-    (cut,), _ = _cut((x,))
-    found = jax.lax.map(function, cut)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], found)
+    rows = (*arrays, jnp.ones(len(arrays[0]), bool))
+    return over_points(local, shared, rows, mesh_of_rows(), fills=(0,) * len(rows), total=True)
 
 
-def _cut(arrays: tuple) -> tuple[tuple, Array]:
-    """Arrays as chunks, the last filled up with zeros, and which rows are there."""
-    count = len(arrays[0])
-    spare = -count % CHUNK
+def mapped(function: Callable, shared: Any, x: Float[Array, "N ..."]) -> Any:
+    """A function of ``shared`` and rows, chunk by chunk; results have a first axis of rows."""
+
+    def local(shared: Any, x: Array) -> Any:
+        if len(x) <= CHUNK:
+            return function(shared, x)
+        found = jax.lax.map(lambda some: function(shared, some), *_cut((x,)))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], found)
+
+    return over_points(local, shared, x, mesh_of_rows())
+
+
+def _cut(arrays: tuple) -> tuple:
+    """Arrays as chunks, the last filled up with zeros."""
+    spare = -len(arrays[0]) % CHUNK
     filled = lambda a: jnp.concatenate([a, jnp.zeros((spare, *a.shape[1:]), a.dtype)])
-    cut = lambda a: filled(a).reshape(-1, CHUNK, *a.shape[1:])
-    return tuple(map(cut, arrays)), (jnp.arange(count + spare) < count).reshape(-1, CHUNK)
+    return tuple(filled(a).reshape(-1, CHUNK, *a.shape[1:]) for a in arrays)
 
 
 class Whitened(NamedTuple):

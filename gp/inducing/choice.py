@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi.compile import quick_jit
+from vi.targets.mesh import on_host
 
 MOST = 20_000  # inputs among which are chosen; more are sampled
 _LEAST = 1e-6  # of the variance, below which another input tells nothing
@@ -115,7 +116,7 @@ def _seeds(points: np.ndarray, count: int, generator: np.random.Generator) -> np
 
 def _sample(x: Array) -> Array:
     """The inputs, or a sample of so many."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(on_host(x))  # one choice, however many devices share the rows
     if len(x) <= MOST:
         return x
     return x[np.sort(np.random.default_rng(0).permutation(len(x))[:MOST])]

@@ -178,11 +178,12 @@ class InducingPrior:
         sums = self._sums(tril, sites)
         q = whitened(sums.linear, sums.precision)
 
-        def rows(x: Array) -> tuple[Array, Array, Array]:
-            a, variances = features(self.kernel, self.z, tril, x), self.kernel.diagonal(x)
+        def rows(shared: tuple, x: Array) -> tuple[Array, Array, Array]:
+            kernel, z, tril, q = shared
+            a, variances = features(kernel, z, tril, x), kernel.diagonal(x)
             return *q.marginals(a, variances), jnp.maximum(variances - jnp.sum(a**2, 0), 0.0)
 
-        moved, variance, rest = mapped(rows, self.x)
+        moved, variance, rest = mapped(rows, (self.kernel, self.z, tril, q), self.x)
         factor = InducingFactor(
             tril, q, rest, sums.left / sums.variance, _gap(sums, q), jnp.maximum(sums.trace, 0.0)
         )
@@ -198,11 +199,12 @@ class InducingPrior:
     def _sums(self, tril: Array, sites: Sites) -> "_Sums":
         """Sums over the data."""
 
-        def some(x: Array, linear: Array, precision: Array, there: Array) -> _Sums:
-            a = jnp.where(there, features(self.kernel, self.z, tril, x), 0.0)
-            off = Sites(linear, precision).centre - self.mean(x)
+        def some(shared: tuple, x: Array, linear: Array, precision: Array, there: Array) -> _Sums:
+            kernel, mean, z, tril = shared
+            a = jnp.where(there, features(kernel, z, tril, x), 0.0)
+            off = Sites(linear, precision).centre - mean(x)
             known = jnp.where(precision > 0, off, 0.0)
-            variance = jnp.where(there, self.kernel.diagonal(x), 0.0)
+            variance = jnp.where(there, kernel.diagonal(x), 0.0)
             left = variance - jnp.sum(a**2, 0)
             return _Sums(
                 linear=a @ (precision * known),
@@ -213,7 +215,7 @@ class InducingPrior:
                 variance=jnp.sum(variance),
             )
 
-        sums = summed(some, self.x, *sites)
+        sums = summed(some, (self.kernel, self.mean, self.z, tril), self.x, *sites)
         eye = jnp.eye(len(tril), dtype=tril.dtype)
         return sums._replace(precision=eye + sums.precision)
 
@@ -326,12 +328,13 @@ def _unexplained(kernel: Any, x: Array, z: Array) -> Array:
     """The share of the prior variance that inducing inputs leave."""
     tril, _ = basis(kernel, z)
 
-    def some(x: Array, there: Array) -> tuple[Array, Array]:
+    def some(shared: tuple, x: Array, there: Array) -> tuple[Array, Array]:
+        kernel, z, tril = shared
         variance = jnp.where(there, kernel.diagonal(x), 0.0)
         a = jnp.where(there, features(kernel, z, tril, x), 0.0)
         return jnp.sum(variance - jnp.sum(a**2, 0)), jnp.sum(variance)
 
-    left, whole = summed(some, x)
+    left, whole = summed(some, (kernel, z, tril), x)
     return left / whole
 
 

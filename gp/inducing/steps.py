@@ -10,11 +10,13 @@ from jaxtyping import Array, Float
 from gp.inducing.algebra import Whitened, basis, features, whitened
 from gp.inducing.coordinates import COORDINATES, Natural
 from gp.inducing.streamed import each
-from gp.model import FLOOR, Model
+from gp.model import FLOOR, Data, Model
 from gp.parameters import constrained, log_prior
 from optim.tree import all_finite
 from vi.compile import quick_jit
 from vi.status import Status
+from vi.targets.mesh import chosen, mesh_of_rows
+from vi.targets.points import over_points
 
 INDUCING = "inducing"  # their name among the values that are trained
 MAX_SKIPS = 50  # steps in a row that are not finite
@@ -31,9 +33,14 @@ class _View(NamedTuple):
 
 
 def _view(model: Model, z: Any, x: Array) -> _View:
+    def at(shared: tuple, x: Array) -> tuple[Array, Array, Array]:
+        kernel, mean, z, tril = shared
+        return features(kernel, z, tril, x).T, mean(x), kernel.diagonal(x)
+
     def one(kernel: Any, mean: Any) -> _View:
         tril, _ = basis(kernel, z)
-        return _View(tril, features(kernel, z, tril, x), mean(x), kernel.diagonal(x))
+        a, mu, variance = over_points(at, (kernel, mean, z, tril), x, mesh_of_rows())
+        return _View(tril, a.T, mu, variance)
 
     functions = model.kernel, model.mean
     if model.likelihood.latents == 1:
@@ -79,9 +86,14 @@ def _natural_step(
     return new, jnp.sum(found.value)
 
 
-def _rows(key: Array, batch: int, count: int) -> Array:
-    """A minibatch with replacement; all data in order where it is as large."""
-    return jnp.arange(count) if batch == count else jax.random.randint(key, (batch,), 0, count)
+def _minibatch(key: Array, batch: int, data: Data) -> tuple[Array, Array]:
+    """Inputs and targets of a minibatch with replacement; all in order where it is as large."""
+    count = len(data.y)
+    if batch == count:
+        return data.of_targets(data.x), data.y
+    rows = jax.random.randint(key, (batch,), 0, count)
+    y, index = chosen((data.y, data.index), rows)
+    return chosen(data.x, rows if data.alone else index), y
 
 
 def take_steps(
@@ -96,8 +108,7 @@ def take_steps(
 
     def step(number: Array, state: tuple) -> tuple:
         (time, values, opt_state, held, rate, skips, status), total = state
-        rows = _rows(jax.random.fold_in(key, time), batch, len(data.y))
-        x, y = data.x[data.index[rows]], data.y[rows]
+        x, y = _minibatch(jax.random.fold_in(key, time), batch, data)
         # One look at the prior, whose derivative is taken at the end.
         look = lambda v: _view(constrained(model, v), v.get(INDUCING, z), x)
         view, back = jax.vjp(look, values)

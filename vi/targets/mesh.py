@@ -1,13 +1,16 @@
 """Data over the devices of a mesh, for one program on all of them."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vi.targets.arguments import is_data
+
+_ROWS = "kullback_rows"  # the axis by which a context of `rows_over` is told from a user's own
 
 
 def shard(data: Any, mesh: Mesh) -> Any:
@@ -67,7 +70,84 @@ def spread(target: Any, mesh: Mesh) -> Any:
     return dataclasses.replace(target, data=data, points_over=None if rows else mesh)
 
 
-def divides(mesh: Mesh, x: Any, axis: int = 0) -> bool:
+def rows_over(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """A context in which what asks `mesh_of_rows` shares its rows among the devices of a mesh.
+
+    It is that of `jax.set_mesh`: functions compiled in it are compiled for it alone, and arrays
+    made in it are on every device.
+
+    Args:
+      mesh: from `jax.make_mesh`; None for a context that changes nothing.
+
+    Raises:
+      TypeError: if the mesh is none.
+    """
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.set_mesh(Mesh(plain(mesh).devices.reshape(-1), (_ROWS,)))
+
+
+def mesh_of_rows() -> AbstractMesh | None:
+    """The mesh of a `rows_over` around the caller; None outside, and inside of a device's share."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if _ROWS in mesh.axis_names and not mesh.manual_axes else None
+
+
+def whole(tree: Any) -> Any:
+    """The same arrays, on every device of the `rows_over` around the caller; else as they are."""
+    if mesh_of_rows() is None:
+        return tree
+    sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+    return jax.tree.map(lambda x: place(x, sharding), tree)
+
+
+def apart(data: Any) -> Any:
+    """`shard` over the `rows_over` around the caller."""
+    return shard(data, jax.sharding.get_mesh())
+
+
+def chosen(data: Any, index: Any) -> Any:
+    """Rows of arrays in a compiled function, over the devices of a `rows_over` around it.
+
+    Each device gives the rows that it has, and gets its part of what is chosen: of arrays that are
+    cut nothing is gathered but these.
+
+    Args:
+      data: a pytree of arrays with rows.
+      index: of the rows, ``(B,)``.
+    """
+    mesh = mesh_of_rows()
+    if mesh is None:
+        return jax.tree.map(lambda x: x[index], data)
+    shared, lax = divides(mesh, index), jax.lax
+
+    def own(x: jax.Array, index: jax.Array) -> jax.Array:
+        place = index - lax.axis_index(_ROWS) * len(x)
+        here = ((place >= 0) & (place < len(x))).reshape(-1, *(1,) * (x.ndim - 1))
+        found = jax.numpy.where(here, x[jax.numpy.clip(place, 0, len(x) - 1)], 0)
+        if shared:
+            return lax.psum_scatter(found, _ROWS, tiled=True)
+        return lax.psum(found, _ROWS)
+
+    rows, whole = PartitionSpec(_ROWS), PartitionSpec()
+    out = rows if shared else whole
+    common = {"mesh": mesh, "in_specs": (rows, whole), "out_specs": out, "check_vma": False}
+    of = jax.shard_map(own, **common)
+
+    def pick(x: jax.Array) -> jax.Array:
+        if divides(mesh, x):
+            return of(x, index)
+        return lax.with_sharding_constraint(x[index], NamedSharding(mesh, out))
+
+    return jax.tree.map(pick, data)
+
+
+def home(tree: Any) -> Any:
+    """The same arrays on the default device, whole; with several processes, all must ask."""
+    return jax.tree.map(lambda x: jax.numpy.asarray(on_host(x)), tree)
+
+
+def divides(mesh: Mesh | AbstractMesh, x: Any, axis: int = 0) -> bool:
     """Whether the devices divide an axis of an array."""
     return np.ndim(x) > axis and np.shape(x)[axis] > 0 and np.shape(x)[axis] % mesh.size == 0
 
