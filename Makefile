@@ -45,7 +45,7 @@ bench-gaussian: $(VENV)/.bench ## the default of vi.fit beside NumPyro; writes d
 bench-optim: $(VENV)/.bench ## optimizers on nine variational problems; writes docs/generated
 	$(BIN)/python -m benchmarks.optimizers
 
-bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones
+bench-programs: $(VENV)/.bench ## objectives and estimators beside NumPyro's and hand-written ones; writes docs/generated
 	$(BIN)/python -m benchmarks.programs
 
 bench-flows: $(VENV)/.bench ## flows, MixFlows and the ladder beside NumPyro's flow guides; writes docs/generated

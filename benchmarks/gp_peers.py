@@ -5,8 +5,8 @@ python -m benchmarks.gp_peers gpjax terrain draw
 python -m benchmarks.gp_peers gpytorch terrain draw
 """
 
+import argparse
 import json
-import sys
 import time
 from importlib.metadata import version
 
@@ -163,7 +163,12 @@ def density(likelihood, mean, variance, y):
     return logsumexp(terms, axis=0)
 
 
+PEERS = {"gpboost": gpboost, "gpjax": gpjax, "gpytorch": gpytorch}
+
 if __name__ == "__main__":
-    peer = {"gpboost": gpboost, "gpjax": gpjax, "gpytorch": gpytorch}[sys.argv[1]]
-    for name in sys.argv[2:]:
-        print(json.dumps(peer(name)), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("names", nargs="+", choices=FIELDS)
+    given = parser.parse_args()
+    for name in given.names:
+        print(json.dumps(PEERS[given.peer](name)), flush=True)

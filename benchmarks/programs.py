@@ -1,12 +1,10 @@
 """What programs cost beside hand-written JAX and NumPyro: variance, compilation, time, memory.
 
-    python benchmarks/programs.py [--only discrete flips sites vae]
-
-Compilation is CPU seconds of this process, tracing included; steps are medians of interleaved
-rounds, so that a busy machine slows all peers alike. Ratios within one run are what counts.
+python -m benchmarks.programs [--only discrete flips sites vae]
 """
 
 import argparse
+import pathlib
 import time
 
 import jax
@@ -17,8 +15,15 @@ import numpyro.distributions as dist
 from numpyro.infer import Trace_ELBO, TraceGraph_ELBO
 
 import vi
+from benchmarks.process import machine
 
 KEY = jax.random.key(0)
+PACKAGES = ("jax", "numpyro")
+ABOUT = (
+    "Compilation is CPU seconds of the process, tracing included; steps are medians of interleaved "
+    "rounds, so that a busy machine slows all peers alike. What counts are ratios, to the first "
+    "row. What is cited was not run here."
+)
 
 
 def compiled(function, *args):
@@ -44,10 +49,9 @@ def medians(functions, *args, rounds=30, repeats=20):
 
 
 def table(title, header, rows):
-    print(f"\n{title}")
-    widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        print("  " + "  ".join(str(x).ljust(w) for x, w in zip(row, widths, strict=True)))
+    """A section with a table, in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join([f"## {title}\n", *("| " + " | ".join(map(str, x)) + " |" for x in lines), ""])
 
 
 # ---- a discrete autoencoder: 64 rows of 6 bits -------------------------------------------------
@@ -100,7 +104,7 @@ def discrete():
     header = [
         "estimator of the ELBO", "evaluations", "compile s", "gradient variance", "step ms", "ratio"
     ]  # fmt: skip
-    table("Discrete autoencoder, 64 x 6 Bernoulli, amortised guide", header, rows)
+    return table("Discrete autoencoder, 64 x 6 Bernoulli, amortised guide", header, rows)
 
 
 # ---- six enumerated coin flips -----------------------------------------------------------------
@@ -124,7 +128,7 @@ def flips():
     _, seconds = compiled(step, at, KEY)
     rows = [["vi.Enumerate", f"{seconds:.2f}"], ["(GenJAX 1.0.13, flip_enum, cited)", "101"]]
     rows.append(["(NumPyro TraceEnum_ELBO with funsor, cited)", "4.7"])
-    table("Six enumerated coin flips", ["", "trace and compile, CPU s"], rows)
+    return table("Six enumerated coin flips", ["", "trace and compile, CPU s"], rows)
 
 
 # ---- forty scalar sites ------------------------------------------------------------------------
@@ -166,7 +170,9 @@ def sites():
         _, seconds = compiled(jax.value_and_grad(loss), at, KEY)
         first = first or seconds
         rows.append([name, f"{seconds:.1f}", f"{seconds / first:.2f}"])
-    table("A chain of 40 scalar Normal sites", ["", "trace and compile, CPU s", "ratio"], rows)
+    return table(
+        "A chain of 40 scalar Normal sites", ["", "trace and compile, CPU s", "ratio"], rows
+    )
 
 
 # ---- a variational autoencoder -----------------------------------------------------------------
@@ -231,14 +237,21 @@ def vae():
     for row, ms in zip(rows, times.values(), strict=True):
         row += [f"{ms:.1f}", f"{ms / first:.2f}"]
     header = ["", "compile s", "temporaries MB", "step ms", "ratio"]
-    table("Variational autoencoder 784-400-20, batch 128, one draw", header, rows)
+    return table("Variational autoencoder 784-400-20, batch 128, one draw", header, rows)
 
 
 PARTS = {"discrete": discrete, "flips": flips, "sites": sites, "vae": vae}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
-    print(f"jax {jax.__version__}, numpyro {numpyro.__version__}, {jax.devices()[0].device_kind}")
-    for part in parser.parse_args().only:
-        PARTS[part]()
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="print these, and write nothing")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/generated"))
+    given = parser.parse_args()
+    found = []
+    for name in given.only or PARTS:
+        found.append(PARTS[name]())
+        print(found[-1], flush=True)
+    if not given.only:
+        about = f"Written by `python -m benchmarks.programs` on {machine(*PACKAGES)}. {ABOUT}"
+        text = "\n".join(["# Objectives and estimators", "", about, "", *found])
+        (given.out / "programs.md").write_text(text)

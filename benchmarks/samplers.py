@@ -2,8 +2,8 @@
 
 Each run is a fresh process, four chains of 1,000 draws, its compilation and warm-up included and
 the variational fit too; imports are not. The price is what comes before the draws and as much of
-the draws as gives 1,000 effective ones (bulk, the worst coordinate of the unconstrained space, by
-ArviZ). Peers have their own defaults: 1,000 transitions of windowed warm-up from random starts.
+the draws as gives 1,000 effective ones (bulk, the worst coordinate of the unconstrained space, as
+by ArviZ). Peers have their own defaults: 1,000 transitions of windowed warm-up from random starts.
 
     python -m benchmarks.samplers [--seeds 3] [--names arK,garch11] [--out docs/generated]
 """
@@ -159,12 +159,10 @@ def numpyro_nuts(model, kwargs, seed):
 
 def judge(z) -> dict:
     """Worst effective size and R-hat over coordinates."""
-    import numpy as np
+    from samplers.mixing import rhat_and_ess
 
-    from samplers.convergence import rhat_and_ess
-
-    found = np.array([rhat_and_ess(z[:, :, i].astype(float)) for i in range(z.shape[-1])])
-    return {"rhat": float(found[:, 0].max()), "ess": float(found[:, 1].min())}
+    rhat, bulk, _ = rhat_and_ess(z)
+    return {"rhat": float(rhat.max()), "ess": float(bulk.min())}
 
 
 def price(row: dict, what: str) -> float:

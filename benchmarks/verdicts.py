@@ -70,7 +70,7 @@ def nuts(model, data: dict, target) -> tuple:
     import numpy as np
     from numpyro.infer import MCMC, NUTS
 
-    from samplers.convergence import rhat_and_ess
+    from samplers.mixing import rhat_and_ess
 
     kernel = NUTS(model, target_accept_prob=0.9, dense_mass=target.dim <= 50)
     mcmc = MCMC(kernel, num_warmup=1500, num_samples=2000, num_chains=4,
@@ -79,8 +79,8 @@ def nuts(model, data: dict, target) -> tuple:
     draws = mcmc.get_samples()
     z = jax.jit(jax.vmap(target.unconstrain))({k: draws[k] for k in target.layout.names})
     z = np.asarray(z).reshape(4, 2000, -1)
-    found = np.array([rhat_and_ess(z[:, :, i]) for i in range(z.shape[-1])])
-    about = {"rhat": float(found[:, 0].max()), "ess": float(found[:, 1].min())}
+    rhat, bulk, _ = rhat_and_ess(z)
+    about = {"rhat": float(rhat.max()), "ess": float(bulk.min())}
     flat = z.reshape(-1, z.shape[-1])
     return flat.mean(0), flat.std(0), about
 

@@ -40,7 +40,7 @@ class Algorithm:
 
     adaptive: ClassVar[bool] = True  # whether step size and metric are adapted
     in_turns: ClassVar[bool] = False  # one chain after another, as lengths differ; else by vmap
-    exact: ClassVar[bool] = True  # whether the target is invariant
+    exact: ClassVar[bool] = True  # the target is invariant, and states keep its value
     longest: ClassVar[float] = math.inf  # evaluations at which a transition is cut
 
     def transition(

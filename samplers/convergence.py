@@ -1,6 +1,5 @@
 """Whether chains agree and how many independent draws they are worth: the verdict on MCMC."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -38,28 +37,6 @@ class Convergence(NamedTuple):
     bfmi: float
     acceptance: float
     capped: float
-
-
-def rhat_and_ess(x: np.ndarray) -> tuple[float, float, float]:
-    """Rank-normalised R-hat, and effective sample sizes of bulk and tail, of one scalar.
-
-    ArviZ's, after Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), "Rank-normalization,
-    folding, and localization: an improved R-hat for assessing convergence of MCMC".
-
-    Args:
-      x: shape ``(C, S)``; the halves of a single chain are compared.
-
-    Returns:
-      R-hat, bulk and tail sizes; NaN for a constant.
-    """
-    import arviz
-
-    if not np.isfinite(x).all() or np.ptp(x) == 0:
-        return math.nan, math.nan, math.nan
-    halves = x if len(x) > 1 else x[:, : x.shape[1] // 2 * 2].reshape(2, -1)
-    bulk = float(arviz.ess(x, method="bulk"))  # pyright: ignore
-    tail = float(arviz.ess(x, method="tail", prob=(0.05, 0.95)))  # pyright: ignore
-    return float(arviz.rhat(halves)), bulk, tail  # pyright: ignore
 
 
 def bfmi(energy: np.ndarray) -> np.ndarray:

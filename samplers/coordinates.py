@@ -38,19 +38,20 @@ class NoiseTarget(Wrapped):
 
     def point(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
         """T(x), a point of the base target."""
-        return _mapped(self.q, x)[0]
+        return self.image(x)[0]
+
+    def image(self, x: Float[Array, " D"]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+        """T(x), and the log of its Jacobian determinant."""
+        q = self.q
+        if isinstance(q, Gaussian):
+            return q.loc + q.scale.apply(x), q.scale.log_det()
+        z, log_q = q.draw_and_log_prob(x)
+        return z, -0.5 * jnp.sum(x**2) - 0.5 * x.size * math.log(2 * math.pi) - log_q
 
     def log_density(self, x: Float[Array, " D"], key: Array | None = None) -> Float[Array, ""]:
         """Log density of the noise, nats; ``key`` as for the base target."""
-        z, log_det = _mapped(self.q, x)
+        z, log_det = self.image(x)
         return self.base.log_density(z, key) + log_det
-
-
-def _mapped(q: Any, x: Array) -> tuple[Array, Array]:
-    if isinstance(q, Gaussian):
-        return q.loc + q.scale.apply(x), q.scale.log_det()
-    z, log_q = q.draw_and_log_prob(x)
-    return z, -0.5 * jnp.sum(x**2) - 0.5 * x.size * math.log(2 * math.pi) - log_q
 
 
 def noise_target(target: Target, posterior: Posterior) -> NoiseTarget:

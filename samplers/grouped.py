@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from samplers.convergence import rhat_and_ess
+from samplers.mixing import rhat_and_ess
 from vi.posterior import Drawn, evaluate, export, tables
 from vi.posterior.drawn import Draws, chosen
 from vi.random import host_generator
@@ -73,8 +73,8 @@ class Grouped(Drawn):
         flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in by_chain.items()}
         table = tables.summary(flat)
         lead = (self.num_chains, self.num_samples)
-        found = [rhat_and_ess(x.reshape(lead)) for x in tables.scalars(flat).values()]
-        rhat, bulk, tail = np.array(found).T
+        scalars = np.stack([*tables.scalars(flat).values()], axis=-1)
+        rhat, bulk, tail = rhat_and_ess(scalars.reshape(*lead, -1))
         return table.assign(ess_bulk=bulk.round(), ess_tail=tail.round(), r_hat=rhat.round(3))
 
     def _statistics(self) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from jaxtyping import Array
 
 from samplers.algorithms import NUTS, Algorithm
 from samplers.chains import Chains
-from samplers.convergence import Convergence, bfmi, judge, rhat_and_ess
+from samplers.convergence import Convergence, bfmi, judge
 from samplers.coordinates import noise_target
 from samplers.kept import Transition
+from samplers.mixing import rhat_and_ess
 from vi import Posterior, Target, fit
 from vi import target as make_target
 from vi.clock import Clock
@@ -119,13 +120,14 @@ def mcmc(
 
 
 def _convergence(kept: Transition, target: Target, algorithm: Algorithm) -> Convergence:
-    chains, samples, dim = kept.z.shape
+    chains, samples, _ = kept.z.shape
     if samples < 4:
         nan = float("nan")
         return Convergence(nan, 0.0, 0.0, "none", 0, chains * samples, nan, nan, nan)
-    each = np.array([rhat_and_ess(kept.z[:, :, i].astype(float)) for i in range(dim)])
-    worst = int(np.nanargmax(np.where(np.isnan(each[:, 0]), np.inf, each[:, 0])))
-    rhat, bulk, tail = np.where(np.isnan(each), [np.inf, 0.0, 0.0], each).T
+    rhat, bulk, tail = rhat_and_ess(kept.z)
+    rhat = np.where(np.isnan(rhat), np.inf, rhat)
+    bulk, tail = np.nan_to_num(bulk), np.nan_to_num(tail)
+    worst = int(np.argmax(rhat))
     return Convergence(
         rhat=float(rhat.max()),
         ess_bulk=float(bulk.min()),

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from samplers.convergence import RHAT, rhat_and_ess
+from samplers.convergence import RHAT
 from samplers.grouped import Grouped
+from samplers.mixing import rhat_and_ess
 from samplers.saved import fields, read, told
 from vi import Posterior, Target, Verdict, storage
 from vi.posterior import evaluate
@@ -145,7 +146,7 @@ def evidence(log_evidences: np.ndarray) -> tuple[float, float]:
 
 def agreement(points: np.ndarray, target: Target, **rest: Any) -> Agreement:
     """Compare populations of particles, coordinate by coordinate."""
-    rhats = [rhat_and_ess(points[:, :, i].astype(float))[0] for i in range(points.shape[2])]
+    rhats = rhat_and_ess(points)[0]
     rhats = np.where(np.isnan(rhats), np.inf, rhats)
     worst = int(np.argmax(rhats))
     return Agreement(float(rhats[worst]), target.layout.coordinate(worst), **rest)

@@ -94,10 +94,10 @@ class McmcRun:
         warming = state.step < self.num_warmup
         adapting = warming and self.algorithm.adaptive
         generator = host_generator(self.words, 1, state.step)
-        words = generator.integers(0, 2**32, (self.num_chains, 4), dtype=np.uint32)
+        words = generator.integers(0, 2**32, (self.num_chains, WINDOW, 4), dtype=np.uint32)
         chains, averaging, new, x = transitions(
             words, state.chains, state.tuning, adapting, self.acceptance, self.target,
-            self.algorithm, length=WINDOW, mesh=self.mesh,
+            self.algorithm, mesh=self.mesh,
         )  # fmt: skip
         chains, averaging, new, x = jax.tree.map(on_host, (chains, averaging, new, x))
         gradients = int(new.leapfrogs.sum())

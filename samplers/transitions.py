@@ -31,7 +31,7 @@ def states_at(x: Float[Array, "C D"], target: NoiseTarget) -> HMCState:
     return jax.lax.map(lambda x: HMCState(x, *jax.value_and_grad(target.log_density)(x)), x)
 
 
-@partial(quick_jit, static_argnames=("length", "mesh"))
+@partial(quick_jit, static_argnames=("mesh",))
 def transitions(
     words: Array,
     chains: HMCState,
@@ -41,23 +41,22 @@ def transitions(
     target: NoiseTarget,
     algorithm: Algorithm,
     *,
-    length: int,
     mesh: Mesh | None = None,
 ) -> tuple[HMCState, DualAveragingAdaptationState, Transition, Float[Array, "C T D"]]:
-    """``length`` transitions of every chain.
+    """T transitions of every chain.
 
     Chains in turns do only the work that each needs; side by side every one would wait for the
     longest trajectory. Where trajectories are of one length, side by side is faster.
 
     Args:
-      words: key data, shape ``(C, 4)``, ``uint32``.
+      words: key data of each transition, shape ``(C, T, 4)``, ``uint32``; splitting one key costs
+        a good part of the compilation.
       chains: the states, leading axis C.
       tuning: step sizes and metric.
       adapting: whether step sizes move by dual averaging; if not, their averages are used.
       acceptance: rate that the adaptation aims at.
       target: in the coordinates of the chains.
       algorithm: what moves the chains.
-      length: T, transitions.
       mesh: devices that share the chains, if there are several.
 
     Returns:
@@ -65,7 +64,7 @@ def transitions(
     """
 
     def run(shared: tuple, given: tuple) -> tuple:
-        one = partial(_one_chain, *shared, length=length)
+        one = partial(_one_chain, *shared)
         return jax.lax.map(one, given) if algorithm.in_turns else jax.vmap(one)(given)
 
     shared = tuning.inverse_mass, adapting, acceptance, target, algorithm
@@ -79,16 +78,14 @@ def _one_chain(
     target: NoiseTarget,
     algorithm: Algorithm,
     given: tuple,
-    *,
-    length: int,
 ) -> tuple:
-    """The transitions of one chain, of its key's words, state and averaging."""
+    """The transitions of one chain, of their keys' words, its state and averaging."""
     words, state, averaging = given
     _, adapted, _ = dual_averaging_adaptation(acceptance)
-    key = jax.random.wrap_key_data(words, impl="rbg")
 
-    def step(carry: tuple, key: Array) -> tuple:
+    def step(carry: tuple, words: Array) -> tuple:
         state, averaging = carry
+        key = jax.random.wrap_key_data(words, impl="rbg")
         log_step = jnp.where(adapting, averaging.log_step_size, averaging.log_step_size_avg)
         size = jnp.exp(log_step)
         state, told = algorithm.transition(key, state, target, size, inverse_mass)
@@ -97,11 +94,11 @@ def _one_chain(
             lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), moved, averaging
         )
         told = jax.tree.map(jnp.asarray, told)
-        return (state, averaging), (state.position, *told)
+        return (state, averaging), (state.position, state.logdensity, *told)
 
-    carry, (x, *kept) = jax.lax.scan(step, (state, averaging), jax.random.split(key, length))
-    z = jax.vmap(target.point)(x)
-    log_density = jax.vmap(target.base.log_density)(z)
+    carry, (x, value, *kept) = jax.lax.scan(step, (state, averaging), words)
+    z, log_det = jax.vmap(target.image)(x)
+    log_density = value - log_det if algorithm.exact else jax.vmap(target.base.log_density)(z)
     return *carry, Transition(z, log_density, *kept), x
 
 

@@ -10,7 +10,8 @@ import pytest
 
 import samplers
 import vi
-from samplers.convergence import Convergence, judge, rhat_and_ess
+from samplers.convergence import Convergence, judge
+from samplers.mixing import rhat_and_ess
 from tests.test_nuts import errors, good, shifted, target  # noqa: F401
 
 KEY = jax.random.key(11)
@@ -43,6 +44,16 @@ def test_draws_are_of_the_target(target, good, name):
     assert np.abs(errors(found.transitions.z, size)).max() < 4.9
     assert found.verdict.grade == "good", found.verdict
     assert 0.2 < found.convergence.acceptance < 1
+
+
+@pytest.mark.parametrize("algorithm", [samplers.Independence(), samplers.SGLD()])
+def test_kept_densities_are_those_of_the_draws(target, good, algorithm):
+    """Exact algorithms keep the value that they know, others ask again."""
+    kept = run(target, wide(good), algorithm, num_samples=100, num_warmup=50).transitions
+    z = kept.z.reshape(-1, 3)
+    expected = np.asarray(target.log_densities(z)).reshape(kept.log_density.shape)
+    np.testing.assert_allclose(kept.log_density, expected, atol=1e-4)
+    assert np.abs(np.roll(kept.log_density, 1) - expected).max() > 0.1
 
 
 def test_the_same_test_fails_for_draws_of_the_start(good):

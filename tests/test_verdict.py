@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import vi
 from vi.module import module
 from vi.posterior.diagnostics import Diagnostics, diagnose, misfit, missed_mass
 from vi.posterior.psis import psis
+from vi.posterior.unseen import unseen
 from vi.posterior.verdict import judge
 from vi.status import Status
 
@@ -89,12 +91,14 @@ def test_the_coordinate_that_does_not_fit_is_named():
     assert blame[:2].max() < 0.01
 
 
-def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0, **more):
-    nothing = np.zeros(1)
+def found(
+    khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0, tail=1.2, **more
+):
+    places = (np.arange(400) + 0.5) / 400
     return Diagnostics(
-        nothing,
-        nothing,
-        nothing,
+        places[:, None],
+        -tail * np.log1p(-places),  # weights of a Pareto distribution
+        np.zeros(400),
         elbo,
         0.01,
         khat,
@@ -107,6 +111,35 @@ def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=
     )
 
 
+def weighed(z, log_ratios):
+    return found()._replace(draws=z, log_p=log_ratios, log_q=np.zeros(len(z)))
+
+
+PLACES = (np.arange(8192) + 0.5) / 8192
+
+
+@pytest.mark.parametrize("k", [0.6, 0.8])
+def test_unseen_mass_of_a_pareto_tail(k):
+    """Weights u^-k have 8192^(k - 1) of their mass below u = 1 / 8192; quantiles for draws."""
+    shares = unseen(weighed(np.ones((8192, 2)), -k * np.log(PLACES)))
+    assert shares == pytest.approx(8192 ** (k - 1), rel=0.05)
+    assert shares != pytest.approx(8192 ** (k - 0.9), rel=0.05)
+
+
+@pytest.mark.parametrize("variance", [1.5, 2.0])
+def test_unseen_variance_of_a_gaussian_too_narrow(variance):
+    """N(0, variance) by quantiles of N(0, 1): 2 (y phi(y) + Phi(-y)) lies beyond the 1/S quantile.
+
+    The tail becomes a Pareto one only slowly, so a third is allowed; the share of the mass, a
+    tenth of that of the variance, fails.
+    """
+    z = norm.ppf(PLACES)
+    y = norm.isf(0.5 / 8192) / variance**0.5
+    share = unseen(weighed(z[:, None], 0.5 * z**2 * (1 - 1 / variance)))
+    assert share == pytest.approx(2 * (y * norm.pdf(y) + norm.sf(y)), rel=0.33)
+    assert share > 5 * unseen(weighed(np.sign(z)[:, None], 0.5 * z**2 * (1 - 1 / variance)))
+
+
 @pytest.mark.parametrize(
     ("diagnostics", "status", "grade"),
     [
@@ -115,6 +148,8 @@ def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=
         (found(khat=0.55), Status.CONVERGED, "fair"),
         (found(khat=0.55, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "good"),
         (found(khat=0.71), Status.CONVERGED, "poor"),
+        (found(khat=0.71, tail=0.2), Status.CONVERGED, "fair"),  # little is unseen
+        (found(khat=0.71, tail=0.2, sd_shift=0.6), Status.CONVERGED, "poor"),
         (found(khat=0.71, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "fair"),
         (found(khat=np.nan), Status.CONVERGED, "poor"),
         (found(khat=np.inf), Status.CONVERGED, "poor"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from vi.posterior.diagnostics import Diagnostics
+from vi.posterior.unseen import unseen
 from vi.status import Status
 
 Grade = Literal["good", "fair", "poor", "failed"]
@@ -14,6 +15,7 @@ CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
 SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fair"
 EFFECTIVE = 0.02  # share of the draws that must be, for more than "poor"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
+UNSEEN = 0.19  # of the mass or a variance, by which a standard deviation is 10 % too small
 CUT = 0.01  # share of the mass beyond the draws for "poor"; for "fair" at best, any
 
 
@@ -47,11 +49,12 @@ def judge(
     nearly even, and importance weights move no mean by more than 0.2 standard deviations and no
     standard deviation by more than 20 %.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
-    above, but the weights are so even that only the far tails are wrong.
-    ``poor``: k-hat is above, weights move a moment by more than 0.5, less than 2 % of the draws
-    are effective, some have no density, or more than 5 % of the mass found is at another optimum;
-    or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond the draws of a
-    flow or a mixture. Of the last two k-hat sees nothing.
+    above, but the weights are so even that only the far tails are wrong, or, as their tail goes on,
+    too little is unseen to make a standard deviation 10 % too small (`unseen`).
+    ``poor``: k-hat is above and neither holds, weights move a moment by more than 0.5, less than
+    2 % of the draws are effective, some have no density, or more than 5 % of the mass found is at
+    another optimum; or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond
+    the draws of a flow or a mixture. Of the last two k-hat sees nothing.
     ``failed``: the run broke down, and this is its last good state.
 
     Args:
@@ -75,6 +78,7 @@ def judge(
     where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
     gap = found.log_evidence - found.elbo
     even, sure = _body_fits(found), k + CONFIDENCE * sem < LIMIT
+    beyond = 0.0 if k < LIMIT or even or found.bad else unseen(found)
     shift = max(found.mean_shift, found.sd_shift)
     if status.failed:
         grade, text = "failed", f"{status.message} {_sentence(measured)}"
@@ -85,7 +89,7 @@ def judge(
             f"{family} ({measured}). Use 64-bit floats if the model is "
             f"ill-conditioned, or a family with lighter tails.{where}"
         )
-    elif not k < LIMIT and not even:
+    elif not beyond <= UNSEEN:
         grade = "poor"
         advice = "reparameterise the model along those directions" if worst else "reparameterise"
         text = (
@@ -140,6 +144,11 @@ def judge(
     else:
         grade = "fair"
         doubt = _moved(found) if shift > SHIFT[0] or (sure and k < 0.5) else _doubt(found)
+        if beyond:
+            doubt = (
+                f"k-hat is above {LIMIT}, but as the tail of the weights goes on, draws too rare "
+                f"to be seen would add at most {beyond:.0%} to a variance"
+            )
         text = (
             f"the {family} is usable with care: {doubt} ({measured}). "
             f"Take draws with resample(), which corrects for the misfit.{where}"

@@ -1,6 +1,7 @@
 """Arrays whose rows stay outside memory, as a model sees them."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Int
 
 from vi.errors import TargetError
 from vi.module import module, static
+from vi.targets.blocks import Folder, write
 
 BLOCK = 2**25  # bytes of the rows of one block, of a pass and of what is read ahead
 
@@ -36,7 +38,7 @@ class Rows:
 
     Args:
       array: with ``shape``, ``dtype`` and rows by an increasing integer array: `numpy.memmap`,
-        ``numpy.load(path, mmap_mode="r")``, a dataset of h5py or zarr.
+        ``numpy.load(path, mmap_mode="r")``, a dataset of h5py or zarr. Streams: `from_blocks`.
 
     Raises:
       TypeError: if it has no rows.
@@ -64,6 +66,59 @@ class Rows:
             )
         self.array = array
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
+        self._folder: Folder | None = None  # which lives as long as this
+
+    @classmethod
+    def from_blocks(cls, blocks: Iterable[Any], folder: str | os.PathLike | None = None) -> Any:
+        """The rows of a stream that can only be read from beginning to end.
+
+        The blocks are read once and written to disk, each array as one ``.npy`` file. So the
+        number of rows N is known and N / B exact, every epoch has its own order of all rows, and
+        a resumed fit reads the same ones.
+
+        The folder has its name only when all blocks are in it: a run that is killed leaves a
+        folder ``NAME.*.part``, which can be deleted, and an error, the iterator's own included,
+        leaves nothing.
+
+        Args:
+          blocks: an iterable of pytrees of arrays, such as tuples or dictionaries. The arrays of a
+            block have the same number of rows, which may differ between blocks; structure, dtypes
+            and shapes of rows may not. Anything that `numpy.asarray` takes is an array.
+          folder: a new one, or an empty one, for files that stay. They are named by the place in
+            the pytree, ``X.npy`` or ``0.npy``, and ``rows.npy`` for a single array; read them
+            later by ``vi.Rows(numpy.load(path, mmap_mode="r"))``. By default a temporary folder,
+            removed with the last `Rows` of it.
+
+        Returns:
+          The pytree with a `Rows` in place of each array.
+
+        Raises:
+          TypeError: if it is no iterable of blocks, or an array does not hold numbers.
+          ValueError: if there are no rows, or a block is not like the first.
+          FileExistsError: if the folder has files.
+          OSError: if the disk is full.
+
+        Complexity:
+          Memory of one block; disk of all rows, in the dtypes that they have.
+
+        Example:
+          >>> import numpy as np, vi
+          >>> def read():
+          ...     for first in range(0, 1000, 300):
+          ...         x = np.arange(first, min(first + 300, 1000), dtype=np.float32)
+          ...         yield {"X": np.stack([x, -x], axis=1), "t": x > 500}
+          >>> data = vi.Rows.from_blocks(read())
+          >>> data["X"].shape, data["t"].shape
+          ((1000, 2), (1000,))
+        """
+        made, paths = write(blocks, folder)
+
+        def one(path: os.PathLike) -> Rows:
+            rows = cls(np.load(path, mmap_mode="r"))
+            rows._folder = made
+            return rows
+
+        return jax.tree.map(one, paths)
 
     def __len__(self) -> int:
         """N."""
