@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vi.targets.arguments import is_data
@@ -98,7 +99,7 @@ def whole(tree: Any) -> Any:
     mesh = mesh_of_rows()
     if mesh is None:
         return tree
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree)):  # in what is compiled
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(tree)):  # in what is compiled
         sharding = NamedSharding(mesh, PartitionSpec())
         return jax.lax.with_sharding_constraint(tree, sharding)
     sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
