@@ -111,12 +111,25 @@ if alone:
     def density(z):
         return -(z @ z) - 0.1 * (z**4).sum()
     start = vi.fit(density, np.zeros(3, np.float32), key=jax.random.key(0))
+    import samplers.tempering as tempering
+    temperature, looked = tempering.temperature, set()
+    def looking(*args, mesh, **named):  # at what one device is given
+        if mesh not in looked:
+            looked.add(mesh)
+            static = {"static_argnames": ("num_moves", "mesh")}
+            again = jax.jit(temperature.__wrapped__, **static).lower(*args, mesh=mesh, **named)
+            print("bytes", again.compile().memory_analysis().argument_size_in_bytes, flush=True)
+        return temperature(*args, mesh=mesh, **named)
+    tempering.temperature = looking
     for where in (mesh, None):
         found = vi.fit(density, np.zeros(3, np.float32), key=jax.random.key(0), mesh=where)
         print("found", found.elbo, *map(float, found.q.loc), flush=True)
         few = {"num_samples": 10, "num_warmup": 50, "num_chains": 5, "start": start}
         chains = samplers.nuts(density, np.zeros(3), key=jax.random.key(1), mesh=where, **few)
         print("chains", *chains.transitions.z.sum((0, 1)), flush=True)
+        some = {"num_particles": 40, "num_populations": 8, "num_moves": 2, "start": start}
+        found = samplers.smc(density, np.zeros(3), key=jax.random.key(1), mesh=where, **some)
+        print("populations", found.log_evidence, *found.points.sum((0, 1)), flush=True)
     # A run that eight devices have begun is ended by one.
     path = sys.stdin.readline().strip()
     data, stop = (X, t), lambda step, *_: step >= 200
@@ -260,14 +273,23 @@ def _in_two_processes(script):
 @pytest.fixture(scope="module")
 def of_eight(tmp_path_factory):
     output = _on_eight_devices(FIT, tmp_path_factory.mktemp("mesh"))
-    return _found(output), _lines(output, "chains")
+    return _found(output), output
 
 
 @pytest.mark.slow
 def test_chains_on_eight_devices_are_those_on_one(of_eight):
     """Five chains, which eight devices do not share evenly; to the last bit."""
-    _, (spread, single) = of_eight
+    spread, single = _lines(of_eight[1], "chains")
     assert spread == single
+
+
+@pytest.mark.slow
+def test_populations_on_eight_devices_are_those_on_one(of_eight):
+    """To the last bit; each device is given an eighth of the particles. The twin: without mesh."""
+    spread, single = _lines(of_eight[1], "populations")
+    assert spread == single
+    share, whole = (int(line.split()[1]) for line in _lines(of_eight[1], "bytes"))
+    assert share < whole / 4
 
 
 @pytest.mark.slow
