@@ -351,3 +351,29 @@ def test_two_processes_find_the_gaussian_process_of_one(gp_of_eight):
     first, second = map(_found, _in_two_processes(GP))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, _found(gp_of_eight)[:1], rtol=2e-4, atol=2e-4)
+
+
+PARTICLES = """
+import jax, jax.numpy as jnp, numpy as np
+import vi
+from samplers.particles import svgd
+
+rows = np.random.default_rng(0).normal(size=(200, 10)).astype(np.float32)
+how = svgd(lambda z: -0.5 * z @ z - jnp.sum(jnp.logaddexp(0, rows @ z)), 1.0, method="newton")
+x = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
+step = jax.jit(how.step)
+for start in (vi.shard(x, jax.make_mesh((8,), ("rows",))), x):
+    given = jax.random.key(0), how.init(start)
+    compiled = step.lower(*given).compile()
+    print("flops", compiled.cost_analysis()["flops"])
+    print("found", *np.asarray(step(*given)[0].particles).reshape(-1))
+"""
+
+
+@pytest.mark.slow
+def test_particles_that_are_spread_share_their_work(tmp_path):
+    """Particles that `vi.shard` has spread: a step is one program; the twin's are not spread."""
+    output = _on_eight_devices(PARTICLES, tmp_path)
+    np.testing.assert_allclose(*_found(output), rtol=2e-4, atol=2e-4)
+    share, whole = (float(line.split()[1]) for line in _lines(output, "flops"))
+    assert share < whole / 4
