@@ -104,9 +104,9 @@ def fit(
       minibatches: train on parts of the data, of a size or as `Minibatches` says, by Adam if no
         optimizer is given; for ``method="inducing"``. All data are looked at once at the end.
       mesh: devices, from `jax.make_mesh`, that share the work on the data: with
-        ``method="inducing"`` each has its part of the rows, or of a minibatch's. Results are those
-        of one device up to the order of summation, and the posterior is on one device. Several
-        processes make the same calls.
+        ``method="inducing"`` each has its part of the rows, or of a minibatch's; with ``"sic"``
+        all data, and its part of the columns. Results are those of one device up to the order of
+        summation, and the posterior is on one device. Several processes make the same calls.
       progress: show a progress bar; by default in a terminal, if the run takes over a second.
       callback: called as ``callback(step, state, info)`` between chunks of 5 steps, with the
         steps of the round; true stops.

@@ -70,6 +70,11 @@ def _rows_apart(prior: Any, data: Data) -> tuple[Any, Data]:
     return dataclasses.replace(whole(dataclasses.replace(prior, x=None)), x=data.x), data
 
 
+def _all_whole(prior: Any, data: Data) -> tuple[Any, Data]:
+    """All on every device: these share the columns, which ask for their neighbours' rows."""
+    return whole((prior, data))
+
+
 def _in_time(kernel: Any, x: Any) -> bool:
     return x.shape[1] == 1 and len(x) > LEAST_IN_TIME and markov(kernel)
 
@@ -78,7 +83,7 @@ METHODS: dict[str, Method] = {
     "state_space": Method(_state_space, _in_time),
     "dense": Method(_dense, lambda kernel, x: len(x) <= MOST_DENSE),
     "inducing": Method(_inducing, spread=_rows_apart),
-    "sic": Method(sic_prior, lambda kernel, x: True),
+    "sic": Method(sic_prior, lambda kernel, x: True, spread=_all_whole),
 }
 
 

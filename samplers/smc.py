@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import HMC, Algorithm
@@ -32,6 +33,7 @@ def smc(
     num_moves: int = 5,
     spread: float = 2.0,
     effective: float = 0.5,
+    mesh: Mesh | None = None,
     progress: bool | None = None,
     callback: Callable | None = None,
     checkpoint: Any = None,
@@ -62,6 +64,8 @@ def smc(
       num_moves: moves of each particle at each temperature.
       spread: s; larger finds modes farther away, at more temperatures.
       effective: share of the particles that are to be effective after each change of β.
+      mesh: devices that share the populations, from `jax.make_mesh`; best as many populations as
+        devices.
       progress: as for `samplers.nuts`.
       callback: as for `samplers.nuts`, between temperatures.
       checkpoint: as for `samplers.nuts`.
@@ -72,7 +76,8 @@ def smc(
 
     Raises:
       ValueError: for numbers that mean nothing.
-      TypeError: if ``start`` is no posterior, or of another model, or ``algorithm`` does not adapt.
+      TypeError: if ``start`` is no posterior, or of another model, ``algorithm`` does not adapt, or
+        ``mesh`` is none.
       NonFiniteTargetError: if the density is not finite at any first particle.
 
     Complexity:
@@ -112,7 +117,7 @@ def smc(
     run = TemperingRun(
         noise, key, num_particles=num_particles, num_populations=num_populations,
         num_moves=num_moves, spread=spread, effective=effective,
-        max_temperatures=MAX_TEMPERATURES, algorithm=algorithm,
+        max_temperatures=MAX_TEMPERATURES, algorithm=algorithm, mesh=mesh,
     )  # fmt: skip
     options = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
     state, stopped = iterate(run, options)

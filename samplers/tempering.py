@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from samplers.algorithms import Algorithm
@@ -14,6 +15,8 @@ from vi.compile import quick_jit
 from vi.errors import NonFiniteTargetError
 from vi.random import host_generator, host_words
 from vi.status import Status
+from vi.targets.mesh import on_host, plain
+from vi.targets.points import over_points
 
 LEAST = -1e30  # log density of what has none: no weight, and no NaN at a temperature of zero
 ACCEPTANCE = 0.8  # that step sizes go to
@@ -54,10 +57,11 @@ def _start(scale: Array, x: Array) -> Array:
     return jnp.sum(jax.scipy.stats.norm.logpdf(x, 0, scale))
 
 
-@quick_jit
-def ratios(target: NoiseTarget, scale: Array, x: Array) -> Array:
-    """Log ratios of target and start at particles, ``(C, N)``."""
-    return jax.lax.map(jax.vmap(partial(_ratio, target, scale)), x)
+@partial(quick_jit, static_argnames=("mesh",))
+def ratios(target: NoiseTarget, scale: Array, x: Array, *, mesh: Mesh | None = None) -> Array:
+    """Log ratios of target and start at particles, ``(C, N)``; devices of a mesh share the C."""
+    run = lambda shared, x: jax.lax.map(jax.vmap(partial(_ratio, *shared)), x)
+    return over_points(run, (target, scale), x, mesh)
 
 
 @quick_jit
@@ -66,7 +70,7 @@ def images(target: NoiseTarget, x: Array) -> Array:
     return jax.lax.map(jax.vmap(target.point), x)
 
 
-@partial(quick_jit, static_argnames=("num_moves",))
+@partial(quick_jit, static_argnames=("num_moves", "mesh"))
 def temperature(
     words: Array,
     state: tuple[Array, Array, Array],
@@ -78,6 +82,7 @@ def temperature(
     algorithm: Algorithm,
     *,
     num_moves: int,
+    mesh: Mesh | None = None,
 ) -> tuple[tuple, tuple]:
     """Resample, move, and weight every population for the next temperature: blackjax's kernel.
 
@@ -91,6 +96,7 @@ def temperature(
       target: in the coordinates of the particles.
       algorithm: of the moves.
       num_moves: how many for each particle.
+      mesh: devices that share the populations, if there are several.
 
     Returns:
       The state; and ancestors, increments of the evidence, acceptance, divergences, gradients.
@@ -104,11 +110,9 @@ def temperature(
         state, told = algorithm.transition(key, state, _Density(density), step_size, metric)  # type: ignore[arg-type]
         return state, jax.tree.map(jnp.asarray, told)
 
-    kernel = build_kernel(
-        partial(_start, scale), partial(_ratio, target, scale), move, hmc.init, systematic, least
-    )
-
-    def one(given: tuple) -> tuple:
+    def one(target: NoiseTarget, scale: Array, least: Array, given: tuple) -> tuple:
+        ends = partial(_start, scale), partial(_ratio, target, scale)
+        kernel = build_kernel(*ends, move, hmc.init, systematic, least)
         words, particles, weights, heat, log_step, metric = given
         key = jax.random.wrap_key_data(words, impl="rbg")
         shared = {"step_size": jnp.exp(log_step)[None], "metric": metric[None]}
@@ -118,7 +122,11 @@ def temperature(
         looks = jnp.mean(told.acceptance), jnp.sum(told.divergent), jnp.sum(told.evaluations)
         return tuple(new), (info.ancestors, info.log_likelihood_increment, *looks)
 
-    return jax.lax.map(one, (words, *state, log_steps, metric))
+    def run(shared: tuple, given: tuple) -> tuple:
+        return jax.lax.map(partial(one, *shared), given)
+
+    populations = words, *state, log_steps, metric
+    return over_points(run, (target, scale, least), populations, mesh)
 
 
 class TemperingRun:
@@ -136,8 +144,10 @@ class TemperingRun:
         effective: float,
         max_temperatures: int,
         algorithm: Algorithm,
+        mesh: Mesh | None = None,
     ):
         """Set up. Arguments as of `samplers.smc`."""
+        self.mesh = None if mesh is None else plain(mesh)
         self.target, self.key, self.words = target, key, host_words(key)
         self.shape = num_populations, num_particles, target.dim
         self.dtype = np.dtype(target.layout.dtype)
@@ -153,7 +163,8 @@ class TemperingRun:
         count, num, dim = self.shape
         noise = host_generator(self.words, 0).standard_normal(self.shape)
         x = self.scale * noise.astype(self.dtype)
-        undefined = int(np.sum(np.asarray(ratios(self.target, self.scale, x)) <= LEAST))
+        found = ratios(self.target, self.scale, x, mesh=self.mesh)
+        undefined = int(np.sum(on_host(found) <= LEAST))
         if undefined == count * num:
             raise NonFiniteTargetError(
                 f"samplers.smc: expected a finite log density at a start; at {undefined} draws "
@@ -183,9 +194,10 @@ class TemperingRun:
         new, told = temperature(
             words, (state.particles, state.weights, heat), state.log_steps, state.metric,
             self.scale, self.effective, self.target, self.algorithm, num_moves=self.num_moves,
+            mesh=self.mesh,
         )  # fmt: skip
-        particles, weights, after = map(np.asarray, new)
-        ancestors, increments, acceptance, divergent, gradients = map(np.asarray, told)
+        particles, weights, after = map(on_host, new)
+        ancestors, increments, acceptance, divergent, gradients = map(on_host, told)
         ended = bool(np.all(heat >= 1))
         late = state.step + 1 >= self.max
         status = Status.CONVERGED if ended else Status.MAX_STEPS if late else Status.RUNNING

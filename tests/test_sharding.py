@@ -111,12 +111,25 @@ if alone:
     def density(z):
         return -(z @ z) - 0.1 * (z**4).sum()
     start = vi.fit(density, np.zeros(3, np.float32), key=jax.random.key(0))
+    import samplers.tempering as tempering
+    temperature, looked = tempering.temperature, set()
+    def looking(*args, mesh, **named):  # at what one device is given
+        if mesh not in looked:
+            looked.add(mesh)
+            static = {"static_argnames": ("num_moves", "mesh")}
+            again = jax.jit(temperature.__wrapped__, **static).lower(*args, mesh=mesh, **named)
+            print("bytes", again.compile().memory_analysis().argument_size_in_bytes, flush=True)
+        return temperature(*args, mesh=mesh, **named)
+    tempering.temperature = looking
     for where in (mesh, None):
         found = vi.fit(density, np.zeros(3, np.float32), key=jax.random.key(0), mesh=where)
         print("found", found.elbo, *map(float, found.q.loc), flush=True)
         few = {"num_samples": 10, "num_warmup": 50, "num_chains": 5, "start": start}
         chains = samplers.nuts(density, np.zeros(3), key=jax.random.key(1), mesh=where, **few)
         print("chains", *chains.transitions.z.sum((0, 1)), flush=True)
+        some = {"num_particles": 40, "num_populations": 8, "num_moves": 2, "start": start}
+        found = samplers.smc(density, np.zeros(3), key=jax.random.key(1), mesh=where, **some)
+        print("populations", found.log_evidence, *found.points.sum((0, 1)), flush=True)
     # A run that eight devices have begun is ended by one.
     path = sys.stdin.readline().strip()
     data, stop = (X, t), lambda step, *_: step >= 200
@@ -135,8 +148,10 @@ if len(sys.argv) > 1:
         sys.argv[2], num_processes=2, process_id=int(sys.argv[1]), initialization_timeout=60
     )
 import gp
+from gp.sic import SICPrior
 from jax.sharding import NamedSharding, PartitionSpec as P
 from vi.compile import quick_options
+from vi.targets.mesh import rows_over, whole
 
 mesh, alone = jax.make_mesh((jax.device_count(),), ("rows",)), len(sys.argv) == 1
 plain, seen = jax.jit, {"loss_of", "take_steps"} if alone else set()
@@ -144,7 +159,7 @@ plain, seen = jax.jit, {"loss_of", "take_steps"} if alone else set()
 def cost(name, where, compiled, rows):
     memory, text = compiled.memory_analysis(), compiled.as_text()
     sizes = re.findall(r"= \\w+\\[(\\d+)[^=]* all-gather", text)
-    gathers = sum(int(size) >= rows for size in sizes)
+    gathers = sum(int(size) >= min(rows, 255) for size in sizes)
     moved = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     print("cost", name, where, compiled.cost_analysis()["flops"], *moved, gathers, flush=True)
 
@@ -153,13 +168,14 @@ def looking(function, **options):  # at what is compiled of a fit: once of each 
     compiled = plain(function, **options)
     name = getattr(inner, "__name__", "")
     def call(*args, **named):
-        if (name, where) not in done and name in seen:
-            done.add((name, where))
-            cost(name, where, compiled.lower(*args).compile(), rows)
+        label = f"{method}.{name}"
+        if (label, where) not in done and name in seen:
+            done.add((label, where))
+            cost(label, where, compiled.lower(*args).compile(), rows)
             if where == "one":  # the twin: the same on every device
                 every = NamedSharding(mesh, P())
                 put = lambda a: jax.device_put(a, every) if hasattr(a, "shape") else a
-                cost(name, "whole", compiled.lower(*jax.tree.map(put, args)).compile(), rows)
+                cost(label, "whole", compiled.lower(*jax.tree.map(put, args)).compile(), rows)
         return compiled(*args, **named)
     return call
 
@@ -171,36 +187,49 @@ rng = np.random.default_rng(0)
 x = rng.uniform(size=(rows, 2)).astype(np.float32)
 f = np.sin(6 * x[:, 0]) * np.cos(4 * x[:, 1])
 y = (f + 0.1 * rng.normal(size=rows)).astype(np.float32)
-common = {"key": jax.random.key(0), "on_failure": "return", "method": "inducing"}
-common["method_options"] = {"num_inducing": 8}
+common = {"key": jax.random.key(0), "on_failure": "return"}
+ways = {"inducing": {"num_inducing": 8}, "sic": {"num_neighbors": 20, "num_rows": 64}}
 places = {"mesh": mesh, "one": None} if alone else {"mesh": mesh}
 
-def show(fit, x, y, **options):
-    found = fit(x, y, **common, **options)
+def show(x, y, **options):
+    found = gp.fit(x, y, **common, method=method, method_options=ways[method], **options)
     print("found", found.elbo, *found.predict(x[:3]).mean, flush=True)
     return found
 
 batches = {"likelihood": gp.Bernoulli(), "minibatches": 512, "num_steps": 10}
 for where, mesh_of in places.items():
-    show(gp.fit, x, y, num_steps=3, mesh=mesh_of)
-    show(gp.fit, x, 1.0 * (f > 0), mesh=mesh_of, **batches)
+    method = "inducing"
+    show(x, 1.0 * (f > 0), mesh=mesh_of, **batches)
+    if alone:
+        show(x, y, num_steps=3, mesh=mesh_of)
+        method = "sic"
+        show(x[:255], y[:255], num_steps=3, mesh=mesh_of)
 if alone:
     seen = set()
     # Rows that repeat, and that eight devices do not divide. Steps that these have begun are ended
     # by one, and what it found is kept.
-    few = slice(205)
+    few, method = slice(205), "inducing"
     data = np.concatenate([x[few], x[:5]]), np.concatenate([y[few], y[5:10]])
     path, stop = sys.stdin.readline().strip(), lambda step, *_: step >= 5
-    show(gp.fit, *data, mesh=mesh, num_steps=10)
+    show(*data, mesh=mesh, num_steps=10)
     begun = {"mesh": mesh, "checkpoint": path, "callback": stop}
-    print("begun", gp.fit(*data, **common, num_steps=10, **begun).elbo)
-    found = show(gp.fit, *data, checkpoint=path, num_steps=10)
+    show(*data, num_steps=10, **begun)
+    found = show(*data, checkpoint=path, num_steps=10)
     found.save(path + ".npz")
     kept = gp.load(path + ".npz", *data).predict(x[:3]).mean
     np.testing.assert_allclose(kept, found.predict(x[:3]).mean, rtol=1e-5)
-    for wrong in ({"method": "dense", "method_options": {}}, {"mesh": 8}):
+    # The evidence that trains other likelihoods, with its derivative.
+    prior = SICPrior.of(gp.Matern(0.3), gp.Zero(), x[:100], num_neighbors=5, latent=True)
+    value = lambda prior, sites: prior.log_normalizer(sites)
+    look = plain(jax.value_and_grad(value, allow_int=True))
+    for mesh_of in (mesh, None):
+        with rows_over(mesh_of):
+            sites = gp.Sites(*whole((10 * y[:100], 10 * np.ones_like(y[:100]))))
+            found, slope = look(whole(prior), sites)
+        print("latent", found, slope.kernel.lengthscale)
+    for wrong in ({"method": "dense"}, {"mesh": 8}):
         try:
-            gp.fit(*data, **{**common, "mesh": mesh, **wrong})
+            gp.fit(*data, **{**common, "method": "sic", "mesh": mesh, **wrong})
         except (ValueError, TypeError) as error:
             print("error", error)
 """
@@ -244,14 +273,23 @@ def _in_two_processes(script):
 @pytest.fixture(scope="module")
 def of_eight(tmp_path_factory):
     output = _on_eight_devices(FIT, tmp_path_factory.mktemp("mesh"))
-    return _found(output), _lines(output, "chains")
+    return _found(output), output
 
 
 @pytest.mark.slow
 def test_chains_on_eight_devices_are_those_on_one(of_eight):
     """Five chains, which eight devices do not share evenly; to the last bit."""
-    _, (spread, single) = of_eight
+    spread, single = _lines(of_eight[1], "chains")
     assert spread == single
+
+
+@pytest.mark.slow
+def test_populations_on_eight_devices_are_those_on_one(of_eight):
+    """To the last bit; each device is given an eighth of the particles. The twin: without mesh."""
+    spread, single = _lines(of_eight[1], "populations")
+    assert spread == single
+    share, whole = (int(line.split()[1]) for line in _lines(of_eight[1], "bytes"))
+    assert share < whole / 4
 
 
 @pytest.mark.slow
@@ -281,18 +319,19 @@ def gp_of_eight(tmp_path_factory):
 def test_gaussian_processes_on_eight_devices_are_those_on_one(gp_of_eight):
     """All rows and minibatches; rows that repeat and do not divide, by a run that one took over."""
     found = _found(gp_of_eight)
-    assert found.shape == (6, 4)
-    np.testing.assert_allclose(found[[0, 1, 4]], found[[2, 3, 5]], rtol=2e-4, atol=2e-4)
-    begun = float(_lines(gp_of_eight, "begun")[0].split()[1])
-    assert abs(begun - found[5, 0]) > 0.1  # the twin: fewer steps, another number
+    assert found.shape == (9, 4)
+    np.testing.assert_allclose(found[[0, 1, 2, 6]], found[[3, 4, 5, 8]], rtol=2e-4, atol=2e-4)
+    assert abs(found[7, 0] - found[8, 0]) > 0.1  # the twin: fewer steps, another number
+    latent = [line.split()[1:] for line in _lines(gp_of_eight, "latent")]
+    np.testing.assert_allclose(*np.array(latent, float), rtol=1e-4)
     methods, device = _lines(gp_of_eight, "error")
-    assert "expected with a mesh a method in ['inducing'" in methods
+    assert "expected with a mesh a method in ['inducing', 'sic']" in methods
     assert "'dense'" in methods
     assert "expected a jax.sharding.Mesh" in device
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["loss_of", "take_steps"])
+@pytest.mark.parametrize("name", ["inducing.loss_of", "inducing.take_steps", "sic.loss_of"])
 def test_eight_devices_share_the_work_of_a_gaussian_process(gp_of_eight, name):
     """What is compiled is one device's part: its operations and bytes, and no array of all rows.
 
@@ -301,7 +340,8 @@ def test_eight_devices_share_the_work_of_a_gaussian_process(gp_of_eight, name):
     lines = [line.split()[1:] for line in _lines(gp_of_eight, "cost")]
     costs = {where: np.array(rest, float) for which, where, *rest in lines if which == name}
     assert set(costs) == {"mesh", "one", "whole"}
-    assert (costs["mesh"][:3] < costs["one"][:3] / 4).all()
+    shared = [0, 2] if name.startswith("sic") else [0, 1, 2]  # there, each has all the data
+    assert (costs["mesh"][shared] < costs["one"][shared] / 4).all()
     assert costs["mesh"][3] == 0
     assert (costs["whole"][:3] > costs["one"][:3] / 2).all()
 
@@ -310,4 +350,30 @@ def test_eight_devices_share_the_work_of_a_gaussian_process(gp_of_eight, name):
 def test_two_processes_find_the_gaussian_process_of_one(gp_of_eight):
     first, second = map(_found, _in_two_processes(GP))
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, _found(gp_of_eight)[:2], rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(first, _found(gp_of_eight)[:1], rtol=2e-4, atol=2e-4)
+
+
+PARTICLES = """
+import jax, jax.numpy as jnp, numpy as np
+import vi
+from samplers.particles import svgd
+
+rows = np.random.default_rng(0).normal(size=(200, 10)).astype(np.float32)
+how = svgd(lambda z: -0.5 * z @ z - jnp.sum(jnp.logaddexp(0, rows @ z)), 1.0, method="newton")
+x = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
+step = jax.jit(how.step)
+for start in (vi.shard(x, jax.make_mesh((8,), ("rows",))), x):
+    given = jax.random.key(0), how.init(start)
+    compiled = step.lower(*given).compile()
+    print("flops", compiled.cost_analysis()["flops"])
+    print("found", *np.asarray(step(*given)[0].particles).reshape(-1))
+"""
+
+
+@pytest.mark.slow
+def test_particles_that_are_spread_share_their_work(tmp_path):
+    """Particles that `vi.shard` has spread: a step is one program; the twin's are not spread."""
+    output = _on_eight_devices(PARTICLES, tmp_path)
+    np.testing.assert_allclose(*_found(output), rtol=2e-4, atol=2e-4)
+    share, whole = (float(line.split()[1]) for line in _lines(output, "flops"))
+    assert share < whole / 4

@@ -10,6 +10,7 @@ S ∪ {k}, the column that minimises the Kullback-Leibler divergence is
 so that :math:`u^T f` is the standardised residual of f_k given f_S.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gp.cholesky import cholesky
+from vi.targets.mesh import mesh_of_rows, whole
+from vi.targets.points import over_points
 
 CHUNK = 64  # columns at a time: their blocks stay in the cache
 _TRIES = 8  # tenfold increases of the jitter
@@ -161,7 +164,8 @@ def conditional_columns(
     """
     size = len(inputs)
 
-    def some(points: Array, sets: Array) -> tuple[Array, Array]:
+    def some(shared: tuple, points: Array, sets: Array) -> tuple[Array, Array]:
+        kernel, inputs, nugget = shared
         members = jnp.concatenate([inputs.at[sets].get(mode="clip"), points[:, None]], axis=1)
         there = jnp.concatenate([sets < size, jnp.ones((len(sets), 1), bool)], axis=1)
         blocks = kernel(members, members)
@@ -169,5 +173,14 @@ def conditional_columns(
         columns, jitter = inverse_columns(masked_blocks(blocks, there))
         return jnp.where(there, columns, 0), jitter
 
-    columns, jitters = in_chunks(some, points, sets, fills=(0, size))
-    return columns.reshape(-1, columns.shape[-1])[: len(points)], jnp.max(jitters)
+    def local(shared: tuple, rows: tuple) -> tuple[Array, Array]:
+        columns, jitters = in_chunks(partial(some, shared), *rows, fills=(0, size))
+        count = len(rows[0])
+        columns = columns.reshape(-1, columns.shape[-1])[:count]
+        return columns, jnp.broadcast_to(jnp.max(jitters), (count,))
+
+    # Each device makes its share of the columns. What is solved before and after needs all: said
+    # on both sides, as XLA would cut the steps of a solve too, and exchange rows at each.
+    shared, rows = (kernel, inputs, nugget), whole((points, sets))
+    columns, jitters = whole(over_points(local, shared, rows, mesh_of_rows(), fills=(0, size)))
+    return columns, jnp.max(jitters)

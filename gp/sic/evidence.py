@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 from gp.sic.columns import gather, inverse_columns, masked_blocks
 from gp.sic.sums import sum_of_chunks
 from gp.sites import Sites
+from vi.targets.mesh import mesh_of_rows, whole
+from vi.targets.points import over_points
 
 
 def column_evidence(
@@ -66,6 +68,12 @@ def column_evidence(
         terms = jnp.log(columns[:, -1]) - 0.5 * jnp.sum(columns * y, axis=1) ** 2
         return jnp.sum(jnp.where(there[:, -1], terms, 0))
 
-    parts = inputs.at[sets].get(mode="clip"), gather(root, sets), gather(linear, sets), sets < size
-    total = sum_of_chunks(some, (kernel, mean), parts, (0, 0, 0, False))
+    def local(shared: tuple, sets: Array) -> Array:
+        parts, inputs, root, linear = shared
+        points = inputs.at[sets].get(mode="clip")
+        rows = points, gather(root, sets), gather(linear, sets), sets < size
+        return sum_of_chunks(some, parts, rows, (0, 0, 0, False))
+
+    shared = (kernel, mean), inputs, root, linear
+    total = over_points(local, shared, whole(sets), mesh_of_rows(), fills=size, total=True)
     return total * (size / len(rows))

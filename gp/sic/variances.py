@@ -5,16 +5,18 @@ sparse b. The solution lives on the ancestors of the points on which b does, up 
 out; there it is the solution of a small dense triangular system, one for each group.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from gp.sic.columns import gather
 from gp.sic.pattern import Pattern
+from vi.targets.mesh import mesh_of_rows, whole
+from vi.targets.points import over_points
 
 
 def half_norms(
@@ -29,7 +31,7 @@ def half_norms(
     Args:
       pattern: that of the factors.
       columns: those of V at an index, zeros for indices past the end: only the rows that are
-        asked for need to exist.
+        asked for need to exist. A pytree, as of `jax.tree_util.Partial`, if devices share groups.
       ancestors: of each group, sorted; n in free places.
       sets: positions at which b is not zero, among the group's ancestors; n in free places.
       values: of b there, 0 in free places.
@@ -43,7 +45,7 @@ def half_norms(
     n, width = pattern.size, ancestors.shape[1]
     ranks = jnp.arange(width)
 
-    def one(group: tuple) -> Array:
+    def one(columns: Callable, neighbors: Array, group: tuple) -> Array:
         here, where, b = group
 
         def find(index: Array) -> Array:
@@ -53,7 +55,7 @@ def half_norms(
 
         v = columns(here)
         diagonal = jnp.where(here < n, v[:, -1], 1)
-        rows = find(jnp.asarray(pattern.neighbors).at[here].get(mode="fill", fill_value=n))
+        rows = find(neighbors.at[here].get(mode="fill", fill_value=n))
         block = jnp.zeros((width, width), v.dtype).at[ranks, ranks].set(diagonal)
         block = block.at[rows, ranks[:, None]].set(v[:, :-1], mode="drop")
         rhs = jnp.zeros((width, len(b)), v.dtype)
@@ -61,7 +63,12 @@ def half_norms(
         half = lax.linalg.triangular_solve(block, rhs, left_side=True, lower=False)
         return jnp.sum(half**2, axis=0)
 
-    return lax.map(jax.checkpoint(one), (jnp.asarray(ancestors), jnp.asarray(sets), values))
+    def local(shared: tuple, groups: tuple) -> Array:
+        return lax.map(jax.checkpoint(Partial(one, *shared)), groups)
+
+    shared = columns, jnp.asarray(pattern.neighbors)
+    groups = whole((jnp.asarray(ancestors), jnp.asarray(sets), values))
+    return whole(over_points(local, shared, groups, mesh_of_rows(), fills=(n, n, 0)))
 
 
 def column_norms(
@@ -89,7 +96,7 @@ def column_norms(
     sets, u = _columns_of(pattern, prior, members)
     unit = jnp.zeros_like(u).at[..., -1].set(1)
     both = jnp.concatenate([sets, sets], 1), jnp.concatenate([unit, u], 1)
-    norms = half_norms(pattern, functools.partial(gather, columns), ancestors, *both)
+    norms = half_norms(pattern, Partial(gather, columns), ancestors, *both)
     variances, traces = jnp.split(norms, 2, axis=1)
     return _placed(pattern, members, variances), _placed(pattern, members, traces)
 
@@ -103,7 +110,7 @@ def traces_of(
 ) -> Float[Array, " n"]:
     """The traces alone, at half the cost; see `column_norms`."""
     sets, u = _columns_of(pattern, prior, members)
-    norms = half_norms(pattern, functools.partial(gather, columns), ancestors, sets, u)
+    norms = half_norms(pattern, Partial(gather, columns), ancestors, sets, u)
     return _placed(pattern, members, norms)
 
 

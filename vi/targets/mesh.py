@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from vi.targets.arguments import is_data
@@ -95,8 +96,12 @@ def mesh_of_rows() -> AbstractMesh | None:
 
 def whole(tree: Any) -> Any:
     """The same arrays, on every device of the `rows_over` around the caller; else as they are."""
-    if mesh_of_rows() is None:
+    mesh = mesh_of_rows()
+    if mesh is None:
         return tree
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(tree)):  # in what is compiled
+        sharding = NamedSharding(mesh, PartitionSpec())
+        return jax.lax.with_sharding_constraint(tree, sharding)
     sharding = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
     return jax.tree.map(lambda x: place(x, sharding), tree)
 
