@@ -150,6 +150,7 @@ def test_unseen_variance_of_a_gaussian_too_narrow(variance):
         (found(khat=0.71), Status.CONVERGED, "poor"),
         (found(khat=0.71, tail=0.2), Status.CONVERGED, "fair"),  # little is unseen
         (found(khat=0.71, tail=0.2, sd_shift=0.6), Status.CONVERGED, "poor"),
+        (found(khat=0.71, tail=0.2, efficiency=0.05), Status.CONVERGED, "poor"),
         (found(khat=0.71, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "fair"),
         (found(khat=np.nan), Status.CONVERGED, "poor"),
         (found(khat=np.inf), Status.CONVERGED, "poor"),

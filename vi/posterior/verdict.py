@@ -16,6 +16,7 @@ SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fai
 EFFECTIVE = 0.02  # share of the draws that must be, for more than "poor"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
 UNSEEN = 0.19  # of the mass or a variance, by which a standard deviation is 10 % too small
+TOLD = 0.1  # share of the draws that must be effective for the tail of the weights to tell of that
 CUT = 0.01  # share of the mass beyond the draws for "poor"; for "fair" at best, any
 
 
@@ -49,8 +50,9 @@ def judge(
     nearly even, and importance weights move no mean by more than 0.2 standard deviations and no
     standard deviation by more than 20 %.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
-    above, but the weights are so even that only the far tails are wrong, or, as their tail goes on,
-    too little is unseen to make a standard deviation 10 % too small (`unseen`).
+    above, but the weights are so even that only the far tails are wrong, or a tenth of the draws
+    is effective and, as the tail of the weights goes on, too little is unseen to make a standard
+    deviation 10 % too small (`unseen`).
     ``poor``: k-hat is above and neither holds, weights move a moment by more than 0.5, less than
     2 % of the draws are effective, some have no density, or more than 5 % of the mass found is at
     another optimum; or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond
@@ -78,7 +80,9 @@ def judge(
     where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
     gap = found.log_evidence - found.elbo
     even, sure = _body_fits(found), k + CONFIDENCE * sem < LIMIT
-    beyond = 0.0 if k < LIMIT or even or found.bad else unseen(found)
+    beyond = 0.0 if k < LIMIT or even or found.bad else math.inf
+    if beyond and found.efficiency >= TOLD:
+        beyond = unseen(found)
     shift = max(found.mean_shift, found.sd_shift)
     if status.failed:
         grade, text = "failed", f"{status.message} {_sentence(measured)}"
