@@ -27,7 +27,7 @@ from vi.fitting import hand_over
 from vi.loop import Callback, LoopOptions, iterate
 from vi.options import OnFailure
 from vi.status import Status
-from vi.targets.mesh import rows_over, whole
+from vi.targets.mesh import as_here, rows_over, whole
 from vi.threads import blas_threads
 
 ROUNDS = 3  # of training, where the host's work on the inputs follows the length scales
@@ -154,7 +154,8 @@ def fit(
             "minibatches out."
         )
     _check_starts(num_starts, minibatches, names)
-    loop = LoopOptions(progress=progress, callback=callback, checkpoint=checkpoint)
+    outside = callback if mesh is None else as_here(callback)
+    loop = LoopOptions(progress=progress, callback=outside, checkpoint=checkpoint)
     notes, ends, status, states = _notes(data, gone), None, Status.CONVERGED, []
     with rows_over(mesh):
         model = whole(model)

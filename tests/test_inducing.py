@@ -180,6 +180,20 @@ def test_labels_by_minibatches_come_near_the_best_bound(x64):
     assert float(state.rate) == 0.05
 
 
+def test_rows_that_fill_up_have_derivatives(x64, monkeypatch):
+    """A mean such as log x has none at zero; that of the rows that are there is their sum."""
+    monkeypatch.setattr(algebra, "CHUNK", 16)
+    x = jnp.linspace(1.0, 2.0, 20)[:, None]
+
+    def some(slope, x, there):
+        return jnp.sum(jnp.where(there, slope * jnp.log(x[:, 0]), 0.0))
+
+    slope = jax.grad(lambda slope: algebra.summed(some, slope, x))(2.0)
+    np.testing.assert_allclose(slope, np.log(x).sum(), rtol=1e-12)
+    at_zero = jnp.zeros((1, 1)), jnp.zeros(1, bool)
+    assert np.isnan(jax.grad(some)(2.0, *at_zero))
+
+
 def test_leave_one_out_is_that_of_fits_without_the_datum(x64):
     options = {"train": False, "method": "inducing", "key": KEY, **vars(model())}
     options["method_options"] = {"inducing": X[:8]}

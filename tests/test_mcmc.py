@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flows
 import samplers
 import vi
 from samplers.convergence import Convergence, judge
+from samplers.coordinates import noise_target
 from samplers.mixing import rhat_and_ess
 from tests.test_nuts import errors, good, shifted, target  # noqa: F401
 
@@ -46,10 +48,27 @@ def test_draws_are_of_the_target(target, good, name):
     assert 0.2 < found.convergence.acceptance < 1
 
 
-@pytest.mark.parametrize("algorithm", [samplers.Independence(), samplers.SGLD()])
-def test_kept_densities_are_those_of_the_draws(target, good, algorithm):
-    """Exact algorithms keep the value that they know, others ask again."""
-    kept = run(target, wide(good), algorithm, num_samples=100, num_warmup=50).transitions
+@pytest.mark.parametrize(
+    ("algorithm", "bent"),
+    [
+        (samplers.Independence(), False),
+        (samplers.SGLD(), False),
+        pytest.param(samplers.NUTS(), True, marks=pytest.mark.slow),
+        pytest.param(samplers.DelayedAcceptance(), True, marks=pytest.mark.slow),
+    ],
+)
+def test_kept_densities_are_those_of_the_draws(target, good, algorithm, bent):
+    """Exact algorithms keep the value that they know, others ask again.
+
+    The Jacobian of a flow differs from draw to draw.
+    """
+    start = wide(good)
+    if bent:
+        flow = flows.realnvp(3, key=KEY, num_layers=2).around(start.q)
+        q = jax.tree.map(lambda x: x + 0.1, flow)
+        start = dataclasses.replace(start, q=q)
+        assert np.ptp(jax.vmap(lambda x: noise_target(target, start).image(x)[1])(jnp.eye(3))) > 0
+    kept = run(target, start, algorithm, num_samples=100, num_warmup=50).transitions
     z = kept.z.reshape(-1, 3)
     expected = np.asarray(target.log_densities(z)).reshape(kept.log_density.shape)
     np.testing.assert_allclose(kept.log_density, expected, atol=1e-4)

@@ -149,6 +149,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path):
         (X, "expected an iterable of blocks"),
         (3, "expected an iterable of blocks"),
         ([(X, T[1:])], "block 0: expected arrays that lead with the same number of rows"),
+        ([(X, np.ma.masked_less(T, T.max()))], "block 0: expected no masked values"),
         ([X, ()], "block 1: expected arrays that lead"),
         ([(X, 1.0)], "block 0: expected arrays that lead"),
         ([(X, T), (X, T > 0)], "block 1: expected '1' with the dtype int64.*got bool"),

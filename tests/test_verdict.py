@@ -12,7 +12,7 @@ from vi.module import module
 from vi.posterior.diagnostics import Diagnostics, diagnose, misfit, missed_mass
 from vi.posterior.psis import psis
 from vi.posterior.unseen import unseen
-from vi.posterior.verdict import judge
+from vi.posterior.verdict import SHIFT, judge
 from vi.status import Status
 
 RATIOS = {
@@ -91,14 +91,12 @@ def test_the_coordinate_that_does_not_fit_is_named():
     assert blame[:2].max() < 0.01
 
 
-def found(
-    khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0, tail=1.2, **more
-):
-    places = (np.arange(400) + 0.5) / 400
+def found(khat=0.2, sem=0.02, elbo=-1.0, log_evidence=-0.9, efficiency=0.8, bad=0.0, **more):
+    nothing = np.zeros(1)
     return Diagnostics(
-        places[:, None],
-        -tail * np.log1p(-places),  # weights of a Pareto distribution
-        np.zeros(400),
+        nothing,
+        nothing,
+        nothing,
         elbo,
         0.01,
         khat,
@@ -111,8 +109,8 @@ def found(
     )
 
 
-def weighed(z, log_ratios):
-    return found()._replace(draws=z, log_p=log_ratios, log_q=np.zeros(len(z)))
+def beyond(z, log_ratios):
+    return unseen(z, log_ratios, psis(log_ratios))
 
 
 PLACES = (np.arange(8192) + 0.5) / 8192
@@ -121,7 +119,7 @@ PLACES = (np.arange(8192) + 0.5) / 8192
 @pytest.mark.parametrize("k", [0.6, 0.8])
 def test_unseen_mass_of_a_pareto_tail(k):
     """Weights u^-k have 8192^(k - 1) of their mass below u = 1 / 8192; quantiles for draws."""
-    shares = unseen(weighed(np.ones((8192, 2)), -k * np.log(PLACES)))
+    shares = beyond(np.ones((8192, 2)), -k * np.log(PLACES))
     assert shares == pytest.approx(8192 ** (k - 1), rel=0.05)
     assert shares != pytest.approx(8192 ** (k - 0.9), rel=0.05)
 
@@ -135,9 +133,9 @@ def test_unseen_variance_of_a_gaussian_too_narrow(variance):
     """
     z = norm.ppf(PLACES)
     y = norm.isf(0.5 / 8192) / variance**0.5
-    share = unseen(weighed(z[:, None], 0.5 * z**2 * (1 - 1 / variance)))
+    share = beyond(z[:, None], 0.5 * z**2 * (1 - 1 / variance))
     assert share == pytest.approx(2 * (y * norm.pdf(y) + norm.sf(y)), rel=0.33)
-    assert share > 5 * unseen(weighed(np.sign(z)[:, None], 0.5 * z**2 * (1 - 1 / variance)))
+    assert share > 5 * beyond(np.sign(z)[:, None], 0.5 * z**2 * (1 - 1 / variance))
 
 
 @pytest.mark.parametrize(
@@ -148,9 +146,11 @@ def test_unseen_variance_of_a_gaussian_too_narrow(variance):
         (found(khat=0.55), Status.CONVERGED, "fair"),
         (found(khat=0.55, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "good"),
         (found(khat=0.71), Status.CONVERGED, "poor"),
-        (found(khat=0.71, tail=0.2), Status.CONVERGED, "fair"),  # little is unseen
-        (found(khat=0.71, tail=0.2, sd_shift=0.6), Status.CONVERGED, "poor"),
-        (found(khat=0.71, tail=0.2, efficiency=0.05), Status.CONVERGED, "poor"),
+        (found(khat=0.71, unseen=0.02), Status.CONVERGED, "fair"),  # little is unseen
+        (found(khat=0.71, unseen=0.06), Status.CONVERGED, "poor"),
+        (found(khat=0.71, unseen=0.02, sd_shift=0.45), Status.CONVERGED, "fair"),  # and says so
+        (found(khat=0.71, unseen=0.02, sd_shift=0.6), Status.CONVERGED, "poor"),
+        (found(khat=0.71, unseen=0.02, efficiency=0.05), Status.CONVERGED, "poor"),
         (found(khat=0.71, log_evidence=-0.99, efficiency=0.99), Status.CONVERGED, "fair"),
         (found(khat=np.nan), Status.CONVERGED, "poor"),
         (found(khat=np.inf), Status.CONVERGED, "poor"),
@@ -168,6 +168,8 @@ def test_unseen_variance_of_a_gaussian_too_narrow(variance):
 def test_grades(diagnostics, status, grade):
     verdict = judge(diagnostics, status, "Gaussian", ["theta[1]"], ["A note."])
     assert verdict.grade == grade
+    moved = SHIFT[0] < diagnostics.sd_shift <= SHIFT[1]
+    assert ("move a mean" in verdict.text) >= moved
     assert verdict.text.endswith("A note.")
     if status == Status.MAX_STEPS:
         assert status.message in verdict.text

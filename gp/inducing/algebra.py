@@ -49,7 +49,8 @@ def summed(function: Callable, shared: Any, *arrays: Float[Array, "N ..."]) -> A
     Args:
       function: of ``shared``, chunks, and a mask of rows that are there, to a pytree of sums.
       shared: whole on every device, where several share the rows (`vi.targets.mesh.rows_over`).
-      *arrays: with equally many rows.
+      *arrays: with equally many rows, inputs first. Where rows must be filled up, it is with inputs
+        that exist, at which functions have derivatives, and zeros in the other arrays.
     """
 
     def local(shared: Any, rows: tuple) -> Any:
@@ -65,7 +66,8 @@ def summed(function: Callable, shared: Any, *arrays: Float[Array, "N ..."]) -> A
         return jax.lax.scan(jax.checkpoint(step), start, chunks)[0]
 
     rows = (*arrays, jnp.ones(len(arrays[0]), bool))
-    return over_points(local, shared, rows, mesh_of_rows(), fills=(0,) * len(rows), total=True)
+    fills = _fills(rows)
+    return over_points(local, shared, rows, mesh_of_rows(), fills=fills, total=True)
 
 
 def mapped(function: Callable, shared: Any, x: Float[Array, "N ..."]) -> Any:
@@ -80,11 +82,20 @@ def mapped(function: Callable, shared: Any, x: Float[Array, "N ..."]) -> Any:
     return over_points(local, shared, x, mesh_of_rows())
 
 
-def _cut(arrays: tuple) -> tuple:
-    """Arrays as chunks, the last filled up with zeros."""
-    spare = -len(arrays[0]) % CHUNK
-    filled = lambda a: jnp.concatenate([a, jnp.zeros((spare, *a.shape[1:]), a.dtype)])
-    return tuple(filled(a).reshape(-1, CHUNK, *a.shape[1:]) for a in arrays)
+def _fills(rows: tuple) -> tuple:
+    """What rows are filled up with: the last input, and zeros."""
+    return rows[0][-1:], *(0 for _ in rows[1:])
+
+
+def _cut(rows: tuple) -> tuple:
+    """Rows as chunks, the last filled up."""
+    spare = -len(rows[0]) % CHUNK
+
+    def cut(a: Array, fill: Any) -> Array:
+        more = jnp.broadcast_to(jnp.asarray(fill, a.dtype), (spare, *a.shape[1:]))
+        return jnp.concatenate([a, more]).reshape(-1, CHUNK, *a.shape[1:])
+
+    return tuple(map(cut, rows, _fills(rows)))
 
 
 class Whitened(NamedTuple):

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from vi.compile import quick_jit
-from vi.posterior.psis import Psis, psis
+from vi.posterior.psis import LIMIT, Psis, psis
+from vi.posterior.unseen import unseen
 from vi.random import fast_key
 from vi.targets import StreamedTarget, Target
 
@@ -40,6 +41,8 @@ class Diagnostics(NamedTuple):
       missed: share of the mass found that lies where q has none.
       cut: share of the mass beyond the draws of q; see `vi.posterior.cut`.
       cut_shift: the move that it makes in any mean or standard deviation.
+      unseen: share of the mass or a variance beyond the draws, the largest of all batches; see
+        `vi.posterior.unseen`. NaN where k-hat is below 0.7, and nobody asks.
     """
 
     draws: np.ndarray
@@ -58,6 +61,7 @@ class Diagnostics(NamedTuple):
     missed: float = 0.0
     cut: float = 0.0
     cut_shift: float = 0.0
+    unseen: float = math.nan
 
 
 def _drawn(key: Array, q: Any, block: Array) -> tuple[Array, Array]:
@@ -139,13 +143,17 @@ def diagnose(
     finite = np.isfinite(every)
     kept = every[finite]
     mean_shift, sd_shift = shifts(draws.astype(float), np.exp(tails[0].log_weights))
+    khat, beyond = float(np.mean([tail.khat for tail in tails])), math.nan
+    if LIMIT <= khat < math.inf:
+        looks = zip(batch, ratios, tails, strict=True)
+        beyond = max(unseen(z, ratio, tail) for (z, _, _), ratio, tail in looks)
     return Diagnostics(
         draws=draws,
         log_p=log_p,
         log_q=log_q,
         elbo=float(kept.mean()) if finite.all() else -math.inf,
         elbo_sem=float(kept.std(ddof=1) / math.sqrt(len(kept))) if len(kept) > 1 else math.nan,
-        khat=float(np.mean([tail.khat for tail in tails])),
+        khat=khat,
         khat_sem=float(np.mean([tail.khat_sem for tail in tails]) / math.sqrt(count)),
         efficiency=float(np.mean([tail.effective_sample_size for tail in tails]) / size),
         log_evidence=float(np.logaddexp.reduce(evidences) - math.log(count)),
@@ -153,6 +161,7 @@ def diagnose(
         num_draws=len(every),
         mean_shift=mean_shift,
         sd_shift=sd_shift,
+        unseen=beyond,
     )
 
 

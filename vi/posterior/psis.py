@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
 _EQUAL = 1e-4  # log ratios that differ by less are one
 
 

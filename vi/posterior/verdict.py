@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from vi.posterior.diagnostics import Diagnostics
-from vi.posterior.unseen import unseen
+from vi.posterior.psis import LIMIT
 from vi.status import Status
 
 Grade = Literal["good", "fair", "poor", "failed"]
 
-LIMIT = 0.7  # k-hat above which importance weights, and so the approximation, are not reliable
 CONFIDENCE = 3.0  # standard errors: "good" is not said by luck of the draws
 SHIFT = 0.2, 0.5  # of a moment by the weights, for "good" at most, and for "fair"
 EFFECTIVE = 0.02  # share of the draws that must be, for more than "poor"
 MISSED = 0.05, 0.005  # share of the mass at another optimum for "poor", and for "fair" at best
-UNSEEN = 0.19  # of the mass or a variance, by which a standard deviation is 10 % too small
-TOLD = 0.1  # share of the draws that must be effective for the tail of the weights to tell of that
+UNSEEN = 0.05  # share beyond the draws: where tails are heavy there is a few times as much
+TOLD = 0.1  # share of the draws that must be effective for their tail to tell of that
 CUT = 0.01  # share of the mass beyond the draws for "poor"; for "fair" at best, any
 
 
@@ -51,8 +50,8 @@ def judge(
     standard deviation by more than 20 %.
     ``fair``: k-hat is below 0.7, and importance resampling corrects what is left; or it is
     above, but the weights are so even that only the far tails are wrong, or a tenth of the draws
-    is effective and, as the tail of the weights goes on, too little is unseen to make a standard
-    deviation 10 % too small (`unseen`).
+    is effective and, as the tail of their weights goes on, no more than 5 % of the mass or a
+    variance lies beyond them (`vi.posterior.unseen`).
     ``poor``: k-hat is above and neither holds, weights move a moment by more than 0.5, less than
     2 % of the draws are effective, some have no density, or more than 5 % of the mass found is at
     another optimum; or more than 1 % of it, or what moves a moment by more than 0.2, lies beyond
@@ -80,9 +79,7 @@ def judge(
     where = f" The misfit is largest along {', '.join(worst)}." if worst else ""
     gap = found.log_evidence - found.elbo
     even, sure = _body_fits(found), k + CONFIDENCE * sem < LIMIT
-    beyond = 0.0 if k < LIMIT or even or found.bad else math.inf
-    if beyond and found.efficiency >= TOLD:
-        beyond = unseen(found)
+    far_only = even or (found.efficiency >= TOLD and found.unseen <= UNSEEN)
     shift = max(found.mean_shift, found.sd_shift)
     if status.failed:
         grade, text = "failed", f"{status.message} {_sentence(measured)}"
@@ -93,7 +90,7 @@ def judge(
             f"{family} ({measured}). Use 64-bit floats if the model is "
             f"ill-conditioned, or a family with lighter tails.{where}"
         )
-    elif not beyond <= UNSEEN:
+    elif not k < LIMIT and not far_only:
         grade = "poor"
         advice = "reparameterise the model along those directions" if worst else "reparameterise"
         text = (
@@ -148,14 +145,14 @@ def judge(
     else:
         grade = "fair"
         doubt = _moved(found) if shift > SHIFT[0] or (sure and k < 0.5) else _doubt(found)
-        if beyond:
-            doubt = (
-                f"k-hat is above {LIMIT}, but as the tail of the weights goes on, draws too rare "
-                f"to be seen would add at most {beyond:.0%} to a variance"
+        if not k < LIMIT:
+            doubt += (
+                f"; by the tail of the weights about {found.unseen:.1%} of a variance or less lies "
+                "beyond the draws, a few times as much if the posterior's tails are heavy"
             )
         text = (
             f"the {family} is usable with care: {doubt} ({measured}). "
-            f"Take draws with resample(), which corrects for the misfit.{where}"
+            f"Take draws with resample(), which corrects for what its draws show.{where}"
         )
     if found.missed > MISSED[1] and "several modes" not in text:
         grade = "fair" if grade == "good" else grade

@@ -104,11 +104,16 @@ class _Writer:
 
     def _checked(self, number: int, block: Any) -> tuple[list[np.ndarray], int]:
         """The arrays of a block, and their rows, if they are like those of the first."""
+        where = f"vi.Rows.from_blocks: block {number}: expected"
         paths, structure = jax.tree.flatten_with_path(block)
+        if any(np.ma.is_masked(leaf) for _, leaf in paths):
+            raise ValueError(
+                f"{where} no masked values. Leave such rows out, or give them a value that the "
+                "model knows, x.filled(numpy.nan)."
+            )
         leaves = [np.asarray(leaf) for _, leaf in paths]
         kinds = [(x.dtype, x.shape[1:]) for x in leaves]
         lengths = {len(x) if x.ndim else -1 for x in leaves}
-        where = f"vi.Rows.from_blocks: block {number}: expected"
         if len(lengths) != 1 or -1 in lengths:
             shapes = jax.tree.unflatten(structure, [x.shape for x in leaves])
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,6 +87,17 @@ def rows_over(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     if mesh is None:
         return contextlib.nullcontext()
     return jax.set_mesh(Mesh(plain(mesh).devices.reshape(-1), (_ROWS,)))
+
+
+def as_here(function: Callable | None) -> Callable | None:
+    """A function that runs in the mesh context of now, wherever it is called."""
+    before = jax.sharding.get_mesh()
+
+    def run(*given: Any) -> Any:
+        with jax.set_mesh(before):
+            return function(*given)  # type: ignore[misc]
+
+    return run if function else None
 
 
 def mesh_of_rows() -> AbstractMesh | None:
