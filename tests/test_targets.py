@@ -462,6 +462,18 @@ def test_a_model_may_be_the_first_to_import_numpyro():
     assert done.stdout.strip() == "('mu',)", done.stderr
 
 
+def test_observations_that_a_minibatch_does_not_index_are_named():
+    def model(y, indexed):
+        loc = numpyro.sample("loc", dist.Normal(0, 1))
+        with numpyro.plate("rows", 6, subsample_size=2) as rows:
+            numpyro.sample("y", dist.Normal(loc, 1), obs=y[rows] if indexed else y)
+
+    key, y = jax.random.key(0), np.ones(6)
+    assert np.isfinite(vi.target(model, y, True).log_density(jnp.zeros(1), key))
+    with pytest.raises(vi.TargetError, match=r"'y': \(2,\) vs \(6,\)\. Index them by the plate"):
+        vi.target(model, y, False).log_density(jnp.zeros(1), key)
+
+
 def test_tables_of_pandas_are_named():
     """A series is no array to JAX; arrays of the same numbers are the twin."""
     import pandas
@@ -475,4 +487,6 @@ def test_tables_of_pandas_are_named():
         vi.TargetError, match=r"pandas objects as argument 0, y\. Pass their values"
     ):
         vi.target(model, table.x, y=table.y)
+    with pytest.raises(vi.TargetError, match="pandas objects as argument 0"):
+        vi.target(lambda x: model(x[:, 0], x[:, 1]), table)
     assert vi.target(model, table.x.to_numpy(), y=table.y.to_numpy()).dim == 1

@@ -27,6 +27,7 @@ from vi.targets import Target
 from vi.targets.nonfinite import explain
 from vi.threads import blas_threads
 
+_HURRIED = 256  # draws that judge a fit to minibatches which was interrupted
 _ENDLESS = 1e5  # median standard deviations, or units if those are smaller
 _SINGLE = (
     "It ran in 32-bit floats. If the model is ill-conditioned, as one with a Cholesky factor of "
@@ -126,8 +127,10 @@ def report(
     others: Sequence[Gaussian] = (),
 ) -> Posterior:
     """Judge a family by fresh draws, and by those of other modes, and put all together."""
+    hurried = status == Status.INTERRUPTED and target.subsampled  # each draw asks for all rows
     with blas_threads(target.dim):
-        found = diagnose(_fresh(key), q, target, options.num_draws)
+        draws = options.num_draws or (_HURRIED if hurried else None)
+        found = diagnose(_fresh(key), q, target, draws)
         if others:
             shares = missed_mass(_fresh(key, 1), found, q, list(others), target)
             found = found._replace(missed=float(shares.sum()))

@@ -49,7 +49,10 @@ _MESSAGES = {
         "A covariance lost positive definiteness; this is the last good state."
     ),
     Status.STOPPED: "A callback asked to stop.",
-    Status.INTERRUPTED: "The run was interrupted; this is the last good state.",
+    Status.INTERRUPTED: (
+        "The run was interrupted; this is the last good state. With a checkpoint the same call "
+        "goes on from there."
+    ),
     Status.STALLED: (
         "The optimizer stopped moving short of the optimum: its steps were refused, not finite, or "
         "of rate zero."

@@ -108,8 +108,8 @@ class Posterior(Drawn):
     def resample(self, key: Array, num_samples: int = 1000) -> Draws:
         """Importance-corrected draws: fresh draws, resampled by their Pareto-smoothed weights.
 
-        They correct the misfit of q as far as k-hat is below 0.7; above, they are better than
-        plain draws but not to be trusted. With replacement, from four times as many draws.
+        They correct the misfit of q as far as the verdict is not poor; if it is, they are better
+        than plain draws but not to be trusted. With replacement, from four times as many draws.
 
         Args:
           key: a key.

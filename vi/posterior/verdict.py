@@ -93,11 +93,13 @@ def judge(
     elif not k < LIMIT and not far_only:
         grade = "poor"
         advice = "reparameterise the model along those directions" if worst else "reparameterise"
+        beyond = f"; about {found.unseen:.0%} of a variance lies beyond these draws"
         text = (
             f"the {family} does not fit the posterior: {measured}; above {LIMIT} means and "
-            f"variances may be wrong.{where} Try family='auto' for a richer family, "
-            f"{advice}, or run MCMC."
+            f"variances may be wrong{beyond if found.unseen < 1 else ''}.{where}"
         )
+        if status != Status.INTERRUPTED:
+            text += f" Try family='auto' for a richer family, {advice}, or run MCMC."
     elif found.missed > MISSED[0]:
         grade = "poor"
         text = (
@@ -119,8 +121,8 @@ def judge(
         grade = "poor"
         text = (
             f"the {family} is off: {_moved(found)} ({measured}). "
-            f"resample() corrects for that; take more steps, other options or a richer "
-            f"family.{where}"
+            "resample() corrects for that; take more steps, larger minibatches if there are any, "
+            f"other options or a richer family.{where}"
         )
     elif found.efficiency < EFFECTIVE:
         grade = "poor"
@@ -152,7 +154,8 @@ def judge(
             )
         text = (
             f"the {family} is usable with care: {doubt} ({measured}). "
-            f"Take draws with resample(), which corrects for what its draws show.{where}"
+            "Take draws with resample(), and summary(corrected=True), which correct for what the "
+            f"draws show.{where}"
         )
     if found.missed > MISSED[1] and "several modes" not in text:
         grade = "fair" if grade == "good" else grade

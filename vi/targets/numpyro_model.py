@@ -209,7 +209,17 @@ class NumPyroModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="subsample_size does not match")
             with RUNNING_A_MODEL:
-                value, sites = log_density(substitute(model, substitute_fn=fill), args, kwargs, {})
+                try:
+                    filled = substitute(model, substitute_fn=fill)
+                    value, sites = log_density(filled, args, kwargs, {})
+                except ValueError as error:
+                    if key is None or "shapes disagree at site" not in str(error):
+                        raise
+                    raise TargetError(
+                        "vi.target: expected observations of the shape of their distribution in a "
+                        f"minibatch; got {str(error).rpartition('site: ')[2]}. Index them by the "
+                        "plate: obs=y[rows]."
+                    ) from error
         return jnp.asarray(value), sites
 
     def log_density(self, data: list, z: jax.Array, key: jax.Array | None = None) -> jax.Array:

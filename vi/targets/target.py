@@ -204,13 +204,21 @@ def target(model: Callable | Target, *args: Any, **kwargs: Any) -> Target:
             made = _build(model, args, kwargs, bake=False)
         except LOOKS_AT_DATA:
             made = _look_at_data(model, args, kwargs)
+        except Exception as error:
+            _blame_pandas(args, kwargs, error)
+            raise
     return dataclasses.replace(made, bound=(count, names)) if count or names else made
 
 
-def _of_pandas(args: tuple, kwargs: dict) -> list[str]:
-    """Arguments that are series or tables."""
+def _blame_pandas(args: tuple, kwargs: dict, error: Exception) -> None:
+    """Raise an error that names the arguments that are series or tables, if there are any."""
     given = {**{f"argument {i}": x for i, x in enumerate(args)}, **kwargs}
-    return [name for name, x in given.items() if type(x).__module__.partition(".")[0] == "pandas"]
+    pandas = [name for name, x in given.items() if type(x).__module__.split(".")[0] == "pandas"]
+    if pandas:
+        raise TargetError(
+            f"vi.target: expected arrays; got pandas objects as {', '.join(pandas)}. Pass "
+            "their values, as in frame.to_numpy()."
+        ) from error
 
 
 def _look_at_data(model: Callable, args: tuple, kwargs: dict) -> Target:
@@ -218,12 +226,7 @@ def _look_at_data(model: Callable, args: tuple, kwargs: dict) -> Target:
     try:
         return _build(model, args, kwargs, bake=True)
     except LOOKS_AT_DATA as error:
-        pandas = _of_pandas(args, kwargs)
-        if pandas:
-            raise TargetError(
-                f"vi.target: expected arrays; got pandas objects as {', '.join(pandas)}. Pass "
-                "their values, as in frame.to_numpy()."
-            ) from error
+        _blame_pandas(args, kwargs, error)
         raise TargetError(
             "vi.target: expected a model that JAX can trace; it turns a random value into a NumPy "
             f"array, number or condition ({str(error).splitlines()[0]}). Use jax.numpy in the "
