@@ -89,9 +89,12 @@ def test_predictive_is_numpyros(regression):
     X, _ = models.regression_data()
     found = regression.predictive(KEY, X, None, num_samples=200)
     draw_key, predict_key = jax.random.split(KEY)
-    draws = {k: v for k, v in regression.sample(draw_key, 200).items() if k != "first"}
-    expected = Predictive(models.regression, draws)(predict_key, X, None)
-    assert np.array_equal(found["y"], expected["y"])
+    latent = lambda draws: {k: v for k, v in draws.items() if k != "first"}
+    expected = lambda draws: Predictive(models.regression, latent(draws))(predict_key, X, None)["y"]
+    assert np.array_equal(found["y"], expected(regression.sample(draw_key, 200)))
+    corrected = regression.predictive(KEY, X, None, num_samples=200, corrected=True)
+    assert np.array_equal(corrected["y"], expected(regression.resample(draw_key, 200)))
+    assert not np.array_equal(corrected["y"], found["y"])
     assert found["y"].shape == (200, len(X))
     with pytest.raises(TypeError, match=r"key from jax.random.key; got 100. It comes first"):
         regression.sample(100)
@@ -166,6 +169,10 @@ def test_export_for_arviz(schools):
     data = schools.to_arviz(300)
     assert data.posterior["theta"].shape == (1, 300, 8)
     assert arviz.ess(data)["mu"] > 100
+    mended = schools.to_arviz(300, corrected=True)
+    draws = schools.resample(jax.random.key(0), 300)
+    assert np.array_equal(mended.posterior["tau"][0], draws["tau"])
+    assert set(mended.sample_stats.data_vars) == {"lp", "log_q"}  # they are weighed already
 
 
 def test_arviz_1_takes_the_tree(monkeypatch):

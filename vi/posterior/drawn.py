@@ -1,7 +1,7 @@
 """What every posterior offers for which draws are all that is needed."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -56,10 +56,15 @@ class Drawn(abc.ABC):
           TypeError: if the target is not a NumPyro model, or the arguments are not its own.
           ValueError: if data are given for all that could be predicted.
         """
+        return self._predictive(self.sample, key, num_samples, args, kwargs)
+
+    def _predictive(
+        self, draw: Callable, key: Array, num_samples: int, args: tuple, kwargs: dict
+    ) -> dict[str, Array]:
         owner = f"{type(self).__name__}.predictive"
         draw_key, predict_key = jax.random.split(key)
         latent = set(self.target.layout.names)
-        draws = {k: v for k, v in self.sample(draw_key, num_samples).items() if k in latent}
+        draws = {k: v for k, v in draw(draw_key, num_samples).items() if k in latent}
         return predicted(self.target, draws, predict_key, args, kwargs, owner)
 
     def _constrained(self, z: Array | np.ndarray) -> Draws:

@@ -120,12 +120,44 @@ class Posterior(Drawn):
         """
         check_key("Posterior.resample", key, "It comes first, then the number of draws.")
         check_count("Posterior.resample", "num_samples", num_samples)
+        return self._constrained(self._resampled(key, num_samples)[0])
+
+    def _resampled(self, key: Array, num_samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unconstrained draws by weight, with log p and log q there."""
         size = max(4 * num_samples, len(self.diagnostics.log_p))
         found = diagnose(key, self.q, self.target, size)
         weights = np.exp(psis(found.log_p - found.log_q).log_weights)
         generator = host_generator(key, 3)
-        chosen = generator.choice(len(weights), num_samples, p=weights / weights.sum())
-        return self._constrained(found.draws[chosen])
+        rows = generator.choice(len(weights), num_samples, p=weights / weights.sum())
+        return found.draws[rows], found.log_p[rows], found.log_q[rows]
+
+    def predictive(
+        self,
+        key: Array,
+        *args: Any,
+        num_samples: int = 1000,
+        corrected: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draws of the model's other sites given posterior draws: NumPyro's ``Predictive``.
+
+        Args:
+          key: a key.
+          *args: arguments of the model, with ``None`` for the observations to be predicted. Those
+            of the fit are not remembered: inputs are given again, or new ones.
+          num_samples: number S of draws.
+          corrected: use `resample` instead of `sample`.
+          **kwargs: keyword arguments of the same.
+
+        Returns:
+          ``{site: (S, *shape)}``.
+
+        Raises:
+          TypeError: if the target is not a NumPyro model, or the arguments are not its own.
+          ValueError: if data are given for all that could be predicted.
+        """
+        draw = self.resample if corrected else self.sample
+        return self._predictive(draw, key, num_samples, args, kwargs)
 
     def log_prob(self, values: dict[str, Array]) -> Float[Array, ""]:
         """Log density of q at one point given by constrained values of all latent sites.
@@ -162,7 +194,7 @@ class Posterior(Drawn):
         return tables.summary(chosen(draws, sites, list(draws)))
 
     def to_datatree(
-        self, num_samples: int = 1000, *, log_likelihood: bool = False
+        self, num_samples: int = 1000, *, log_likelihood: bool = False, corrected: bool = False
     ) -> "xarray.DataTree":
         """An xarray DataTree for ArviZ.
 
@@ -170,19 +202,24 @@ class Posterior(Drawn):
           num_samples: S; a fixed key makes the export reproducible.
           log_likelihood: with the log density of each observation at each draw, which
             ``arviz.loo`` and ``arviz.compare`` ask for: S N numbers.
+          corrected: use the draws of `resample` instead of those of `sample`.
 
         Returns:
           Groups ``posterior`` (one chain of S independent draws, deterministic sites included),
-          ``sample_stats`` (``lp``, ``log_q`` and ``log_weight`` of the draws) and, for NumPyro
-          models, ``observed_data``, and ``log_likelihood`` if asked for. The verdict is among the
-          attributes.
+          ``sample_stats`` (``lp``, ``log_q`` and, unless they are corrected, ``log_weight`` of the
+          draws) and, for NumPyro models, ``observed_data``, and ``log_likelihood`` if asked for.
+          The verdict is among the attributes.
 
         Raises:
           TypeError: if ``log_likelihood`` is asked of a target without observed sites.
         """
-        z, log_q = evaluate.sample(jax.random.key(0), self.q, num_samples)
-        log_p = evaluate.log_density(self.target, z)
-        statistics = {"lp": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+        if corrected:
+            z, log_p, log_q = self._resampled(jax.random.key(0), num_samples)
+            statistics = {"lp": log_p, "log_q": log_q}
+        else:
+            z, log_q = evaluate.sample(jax.random.key(0), self.q, num_samples)
+            log_p = evaluate.log_density(self.target, z)
+            statistics = {"lp": log_p, "log_q": log_q, "log_weight": log_p - log_q}
         groups = {
             "posterior": {k: v[None] for k, v in self._constrained(z).items()},
             "sample_stats": {k: np.asarray(v)[None] for k, v in statistics.items()},
@@ -210,10 +247,11 @@ class Posterior(Drawn):
         return export.datatree(groups, attributes)
 
     def to_arviz(
-        self, num_samples: int = 1000, *, log_likelihood: bool = False
+        self, num_samples: int = 1000, *, log_likelihood: bool = False, corrected: bool = False
     ) -> "arviz.InferenceData | xarray.DataTree":
         """What the installed ArviZ takes: InferenceData before 1.0, `to_datatree` from 1.0 on."""
-        tree = self.to_datatree(num_samples, log_likelihood=log_likelihood)
+        options = {"log_likelihood": log_likelihood, "corrected": corrected}
+        tree = self.to_datatree(num_samples, **options)
         return export.for_arviz(tree)
 
     def plot_elbo(self, axis: Any = None) -> "Figure":

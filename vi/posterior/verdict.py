@@ -154,8 +154,8 @@ def judge(
             )
         text = (
             f"the {family} is usable with care: {doubt} ({measured}). "
-            "Take draws with resample(), and summary(corrected=True), which correct for what the "
-            f"draws show.{where}"
+            "Take draws with resample(), which corrects for what its draws show; summary, "
+            f"predictive and to_arviz take corrected=True.{where}"
         )
     if found.missed > MISSED[1] and "several modes" not in text:
         grade = "fair" if grade == "good" else grade
