@@ -1,6 +1,7 @@
 """`vi.fit`: one call to a posterior, options, failures, callbacks."""
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +275,27 @@ def test_interrupt_returns_the_last_good_posterior():
     assert posterior.status == vi.Status.INTERRUPTED
     assert "interrupted" in posterior.verdict.text
     assert np.all(np.isfinite(posterior.q.loc))
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_to_minibatches_is_judged_by_few_draws():
+    """Each asks for all rows. A fit that ends by itself, or names a number, has its own."""
+
+    def model(y):
+        loc = numpyro.sample("loc", dist.Normal(0, 1))
+        with numpyro.plate("rows", 40, subsample_size=10) as rows:
+            numpyro.sample("y", dist.Normal(loc, 1), obs=y[rows])
+
+    def interrupt(step, state, info):
+        raise KeyboardInterrupt
+
+    fit = partial(vi.fit, model, np.ones(40), key=jax.random.key(0), num_steps=300)
+    stopped = fit(callback=interrupt, on_failure="return")
+    assert stopped.status == vi.Status.INTERRUPTED
+    assert stopped.diagnostics.num_draws == 256
+    assert "family='auto'" not in stopped.verdict.text
+    assert fit(callback=interrupt, on_failure="return", num_draws=500).diagnostics.num_draws == 500
+    assert fit(on_failure="return").diagnostics.num_draws > 2000
 
 
 def test_callback_sees_progress_and_can_stop():

@@ -116,6 +116,14 @@ def beyond(z, log_ratios):
 PLACES = (np.arange(8192) + 0.5) / 8192
 
 
+def test_what_is_unseen_is_told_only_where_it_is_little():
+    even = {"khat": 0.8, "log_evidence": -0.99, "efficiency": 0.99, "mean_shift": 0.3}
+    for share, told in ((np.inf, False), (0.02, True)):
+        verdict = judge(found(**even, unseen=share), Status.CONVERGED, "Gaussian", [], [])
+        assert verdict.grade == "fair"
+        assert ("lies beyond the draws" in verdict.text) == told
+
+
 @pytest.mark.parametrize("k", [0.6, 0.8])
 def test_unseen_mass_of_a_pareto_tail(k):
     """Weights u^-k have 8192^(k - 1) of their mass below u = 1 / 8192; quantiles for draws."""

@@ -147,7 +147,7 @@ def judge(
     else:
         grade = "fair"
         doubt = _moved(found) if shift > SHIFT[0] or (sure and k < 0.5) else _doubt(found)
-        if not k < LIMIT:
+        if not k < LIMIT and found.unseen <= UNSEEN:
             doubt += (
                 f"; by the tail of the weights about {found.unseen:.1%} of a variance or less lies "
                 "beyond the draws, a few times as much if the posterior's tails are heavy"
